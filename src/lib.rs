@@ -7,5 +7,6 @@ pub mod tasks;
 pub mod types;
 
 pub mod config;
+pub mod protocol;
 
 pub mod cli;
