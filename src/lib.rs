@@ -3,10 +3,12 @@
 //! Modules in the order in which a message meets them; `ARCHITECTURE.md` tells the same story in prose.
 
 pub mod backoff;
+pub mod metrics;
 pub mod tasks;
 pub mod types;
 
 pub mod config;
+pub mod hub;
 pub mod protocol;
 
 pub mod cli;

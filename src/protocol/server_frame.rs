@@ -171,6 +171,7 @@ impl EventsFrame {
     /// The same frame without a cursor and without the events that `seen` already sees.
     ///
     /// It is for a client whose cursor is ahead of this gateway's feed (it came from an HTTP answer or another gateway).
+    #[must_use]
     pub fn unseen_by(&self, seen: &Snapshot) -> Self {
         let mut rest = EventsFrameBuilder::new();
         for piece in self.pieces.iter().filter(|piece| !seen.sees(piece.xid)) {
