@@ -11,4 +11,6 @@ pub mod config;
 pub mod hub;
 pub mod protocol;
 
+pub mod postgres;
+
 pub mod cli;

@@ -3,11 +3,7 @@
 //! The registry is a value and not a global, so that several gateways can live in one process (the tests do that).
 //! Gauges move through guards, so that a panic or a cancelled task cannot leave them wrong.
 
-use std::{
-    fmt,
-    sync::atomic::AtomicU64,
-    time::Duration,
-};
+use std::{fmt, sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -35,8 +31,16 @@ macro_rules! label {
     };
 }
 
-label!(ByProtocol, protocol, "Told apart by the protocol a session speaks.");
-label!(ByOperation, operation, "Told apart by what was done to the message.");
+label!(
+    ByProtocol,
+    protocol,
+    "Told apart by the protocol a session speaks."
+);
+label!(
+    ByOperation,
+    operation,
+    "Told apart by what was done to the message."
+);
 label!(ByOutcome, outcome, "Told apart by how it ended.");
 label!(ByReason, reason, "Told apart by why it happened.");
 label!(ByState, state, "Told apart by the state something is in.");
@@ -147,13 +151,37 @@ impl Metrics {
         registry.register("connections", "Open TCP connections", self.connections.clone());
         registry.register("sessions", "Live sessions by protocol", self.sessions.clone());
         registry.register("users", "Users with at least one session", self.users.clone());
-        registry.register("sessions_closed", "Sessions that ended, by reason", self.sessions_closed.clone());
-        registry.register("sessions_refused", "Sessions refused before the upgrade", self.sessions_refused.clone());
-        registry.register("events_delivered", "Events written to sessions", self.events_delivered.clone());
-        registry.register("outbox_overflows", "Sessions closed for a full outbox", self.outbox_overflows.clone());
+        registry.register(
+            "sessions_closed",
+            "Sessions that ended, by reason",
+            self.sessions_closed.clone(),
+        );
+        registry.register(
+            "sessions_refused",
+            "Sessions refused before the upgrade",
+            self.sessions_refused.clone(),
+        );
+        registry.register(
+            "events_delivered",
+            "Events written to sessions",
+            self.events_delivered.clone(),
+        );
+        registry.register(
+            "outbox_overflows",
+            "Sessions closed for a full outbox",
+            self.outbox_overflows.clone(),
+        );
         registry.register("replays", "Cursors brought, by outcome", self.replays.clone());
-        registry.register("events_replayed", "Events sent out of the log", self.events_replayed.clone());
-        registry.register("auth_failures", "Tokens missing or refused, by reason", self.auth_failures.clone());
+        registry.register(
+            "events_replayed",
+            "Events sent out of the log",
+            self.events_replayed.clone(),
+        );
+        registry.register(
+            "auth_failures",
+            "Tokens missing or refused, by reason",
+            self.auth_failures.clone(),
+        );
         registry.register_with_unit(
             "delivery_latency",
             "From commit until the socket took the event",
@@ -166,10 +194,22 @@ impl Metrics {
 
     fn register_feed(&mut self) {
         let registry = &mut self.registry;
-        registry.register("events_read", "Events read from the log, by operation", self.events_read.clone());
-        registry.register("events_vanished", "Log rows whose message was gone", self.events_vanished.clone());
+        registry.register(
+            "events_read",
+            "Events read from the log, by operation",
+            self.events_read.clone(),
+        );
+        registry.register(
+            "events_vanished",
+            "Log rows whose message was gone",
+            self.events_vanished.clone(),
+        );
         registry.register("batches", "Batches with at least one event", self.batches.clone());
-        registry.register("feed_reads", "Reads of the log, each one query of the view", self.feed_reads.clone());
+        registry.register(
+            "feed_reads",
+            "Reads of the log, each one query of the view",
+            self.feed_reads.clone(),
+        );
         registry.register("batch_size", "Events in a batch", self.batch_size.clone());
         registry.register_with_unit(
             "enrich_duration",
@@ -177,11 +217,23 @@ impl Metrics {
             Unit::Seconds,
             self.enrich_duration.clone(),
         );
-        registry.register("feed_state", "One for the state the feed is in", self.feed_state.clone());
-        registry.register("feed_reconnects", "Connections of the feed after the first", self.feed_reconnects.clone());
+        registry.register(
+            "feed_state",
+            "One for the state the feed is in",
+            self.feed_state.clone(),
+        );
+        registry.register(
+            "feed_reconnects",
+            "Connections of the feed after the first",
+            self.feed_reconnects.clone(),
+        );
         registry.register("log_rows", "Rows in the log, estimated", self.log_rows.clone());
         registry.register_with_unit("log_size", "Log and indexes", Unit::Bytes, self.log_bytes.clone());
-        registry.register("log_pruned", "Log rows removed by retention", self.log_pruned.clone());
+        registry.register(
+            "log_pruned",
+            "Log rows removed by retention",
+            self.log_pruned.clone(),
+        );
         registry.register(
             "notification_queue_usage",
             "Share of Postgres's notification queue in use",
@@ -192,7 +244,9 @@ impl Metrics {
     /// Notes the state that the feed is in now, one of [`FEED_STATES`].
     pub fn enter_feed_state(&self, state: &'static str) {
         for known in FEED_STATES {
-            self.feed_state.get_or_create(&ByState { state: known }).set(i64::from(known == state));
+            self.feed_state
+                .get_or_create(&ByState { state: known })
+                .set(i64::from(known == state));
         }
     }
 
@@ -249,9 +303,19 @@ mod tests {
         let first = metrics.count_session("native");
         let second = metrics.count_session("native");
         drop(first);
-        assert!(metrics.render().unwrap().contains("herald_sessions{protocol=\"native\"} 1\n"));
+        assert!(
+            metrics
+                .render()
+                .unwrap()
+                .contains("herald_sessions{protocol=\"native\"} 1\n")
+        );
         drop(second);
-        assert!(metrics.render().unwrap().contains("herald_sessions{protocol=\"native\"} 0\n"));
+        assert!(
+            metrics
+                .render()
+                .unwrap()
+                .contains("herald_sessions{protocol=\"native\"} 0\n")
+        );
     }
 
     #[test]
@@ -259,7 +323,13 @@ mod tests {
         let metrics = Metrics::new();
         metrics.enter_feed_state("listening");
         let page = metrics.render().unwrap();
-        assert!(page.contains("herald_feed_state{state=\"listening\"} 1\n"), "{page}");
-        assert!(page.contains("herald_feed_state{state=\"connecting\"} 0\n"), "{page}");
+        assert!(
+            page.contains("herald_feed_state{state=\"listening\"} 1\n"),
+            "{page}"
+        );
+        assert!(
+            page.contains("herald_feed_state{state=\"connecting\"} 0\n"),
+            "{page}"
+        );
     }
 }

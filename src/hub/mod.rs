@@ -25,6 +25,9 @@ pub struct Hub {
 impl Hub {
     /// Nobody is here, and the feed has not begun. A user may have `sessions_per_user` sessions.
     pub fn new(sessions_per_user: usize) -> Self {
-        Self { registry: Registry::new(sessions_per_user), position: position::Published::default() }
+        Self {
+            registry: Registry::new(sessions_per_user),
+            position: position::Published::default(),
+        }
     }
 }

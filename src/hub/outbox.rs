@@ -59,7 +59,11 @@ struct State {
 impl Outbox {
     /// An empty outbox with room for `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, state: Mutex::default(), session: AtomicWaker::new() }
+        Self {
+            bytes_max,
+            state: Mutex::default(),
+            session: AtomicWaker::new(),
+        }
     }
 
     /// Appends a delivery, or closes the outbox as slow if there is no room.
@@ -78,7 +82,10 @@ impl Outbox {
                 state.queue.push_back(delivery);
                 Push::Queued
             } else {
-                *state = State { closed: Some(CloseCode::Slow), ..State::default() };
+                *state = State {
+                    closed: Some(CloseCode::Slow),
+                    ..State::default()
+                };
                 Push::Overflowed
             }
         };

@@ -26,7 +26,10 @@ pub struct Position {
 impl Position {
     /// The cursor of a client that has everything up to here.
     pub fn cursor(&self) -> Cursor {
-        Cursor { epoch: self.epoch.clone(), snapshot: Arc::clone(&self.snapshot) }
+        Cursor {
+            epoch: self.epoch.clone(),
+            snapshot: Arc::clone(&self.snapshot),
+        }
     }
 }
 

@@ -47,7 +47,11 @@ pub struct Registry {
 impl Registry {
     /// Nobody is here. A user may have `sessions_per_user` sessions, of which there is at least one.
     pub fn new(sessions_per_user: usize) -> Self {
-        Self { channels: DashMap::new(), sessions_per_user: sessions_per_user.max(1), users: AtomicUsize::new(0) }
+        Self {
+            channels: DashMap::new(),
+            sessions_per_user: sessions_per_user.max(1),
+            users: AtomicUsize::new(0),
+        }
     }
 
     /// Lets a session in. If the user has as many as allowed, the oldest is closed as replaced.
@@ -77,7 +81,11 @@ impl Registry {
     pub fn leave(&self, user: UserId, session: SessionId) {
         let emptied = self.channels.remove_if_mut(&user, |_, members| {
             if members.iter().any(|member| member.session == session) {
-                *members = members.iter().filter(|member| member.session != session).cloned().collect();
+                *members = members
+                    .iter()
+                    .filter(|member| member.session != session)
+                    .cloned()
+                    .collect();
             }
             members.is_empty()
         });
@@ -116,8 +124,16 @@ impl Registry {
 
     /// The outboxes of all sessions at this moment, for closing them one after another.
     pub fn outboxes(&self) -> Vec<Arc<Outbox>> {
-        let collect = |members: &[Member]| members.iter().map(|member| Arc::clone(&member.outbox)).collect::<Vec<_>>();
-        self.channels.iter().flat_map(|channel| collect(channel.value())).collect()
+        let collect = |members: &[Member]| {
+            members
+                .iter()
+                .map(|member| Arc::clone(&member.outbox))
+                .collect::<Vec<_>>()
+        };
+        self.channels
+            .iter()
+            .flat_map(|channel| collect(channel.value()))
+            .collect()
     }
 
     fn members(&self, user: UserId) -> Option<Arc<[Member]>> {
@@ -165,7 +181,13 @@ mod tests {
         registry.join(user(1), session(1), outbox());
         registry.join(user(1), session(2), outbox());
         registry.join(user(2), session(3), outbox());
-        assert_eq!(registry.deliver(user(1), &delivery(1)), Handed { queued: 2, overflowed: 0 });
+        assert_eq!(
+            registry.deliver(user(1), &delivery(1)),
+            Handed {
+                queued: 2,
+                overflowed: 0
+            }
+        );
         assert_eq!(registry.deliver(user(3), &delivery(1)), Handed::default());
     }
 
@@ -173,7 +195,12 @@ mod tests {
     fn thousands_who_leave_at_once_leave_nothing_behind() {
         let registry = Registry::new(64);
         let everyone: Vec<(UserId, SessionId)> = (0..5_000u128)
-            .map(|number| (UserId(Uuid::from_u128(number / 2)), SessionId(Uuid::from_u128(number))))
+            .map(|number| {
+                (
+                    UserId(Uuid::from_u128(number / 2)),
+                    SessionId(Uuid::from_u128(number)),
+                )
+            })
             .collect();
         for (user, session) in &everyone {
             registry.join(*user, *session, outbox());
@@ -181,7 +208,10 @@ mod tests {
         assert_eq!((registry.users(), registry.sessions()), (2_500, 5_000));
         std::thread::scope(|scope| {
             for part in everyone.chunks(625) {
-                scope.spawn(|| part.iter().for_each(|(user, session)| registry.leave(*user, *session)));
+                scope.spawn(|| {
+                    part.iter()
+                        .for_each(|(user, session)| registry.leave(*user, *session))
+                });
             }
         });
         assert_eq!((registry.users(), registry.sessions()), (0, 0));

@@ -36,7 +36,9 @@ pub enum ClientFrameError {
     #[error("the frame's \"type\" is none of auth, ping")]
     UnknownType,
     /// The `type` is known, but a field of it is missing, too long or of the wrong kind.
-    #[error("a field of the frame is missing, too long or not a string: auth has \"token\", ping may have \"ref\"")]
+    #[error(
+        "a field of the frame is missing, too long or not a string: auth has \"token\", ping may have \"ref\""
+    )]
     InvalidField,
 }
 
@@ -66,7 +68,9 @@ impl ClientFrame {
             "ping" => match fields.reference {
                 None | Some(serde_json::Value::Null) => Ok(Self::Ping { reference: None }),
                 Some(serde_json::Value::String(reference)) if reference.len() <= REFERENCE_BYTES_MAX => {
-                    Ok(Self::Ping { reference: Some(reference) })
+                    Ok(Self::Ping {
+                        reference: Some(reference),
+                    })
                 }
                 Some(_) => Err(ClientFrameError::InvalidField),
             },
@@ -97,18 +101,34 @@ mod tests {
     #[test]
     fn unknown_fields_are_ignored() {
         let read = ClientFrame::read(r#"{"type":"auth","token":"t","later":[1,2]}"#);
-        assert_eq!(read, Ok(ClientFrame::Auth { token: "t".to_owned() }));
+        assert_eq!(
+            read,
+            Ok(ClientFrame::Auth {
+                token: "t".to_owned()
+            })
+        );
     }
 
     #[test]
     fn each_way_of_being_wrong_is_told_apart() {
         let error = |text: &str| ClientFrame::read(text).unwrap_err();
-        for text in ["", "nonsense", "[]", "{}", r#"{"type":5}"#, "\"ping\"", &"[".repeat(60_000)] {
+        for text in [
+            "",
+            "nonsense",
+            "[]",
+            "{}",
+            r#"{"type":5}"#,
+            "\"ping\"",
+            &"[".repeat(60_000),
+        ] {
             assert_eq!(error(text), ClientFrameError::Malformed, "{text:.20}");
         }
         assert_eq!(error(r#"{"type":"subscribe"}"#), ClientFrameError::UnknownType);
         assert_eq!(error(r#"{"type":"auth"}"#), ClientFrameError::InvalidField);
-        assert_eq!(error(r#"{"type":"ping","ref":7}"#), ClientFrameError::InvalidField);
+        assert_eq!(
+            error(r#"{"type":"ping","ref":7}"#),
+            ClientFrameError::InvalidField
+        );
         let long = format!(r#"{{"type":"ping","ref":"{}"}}"#, "x".repeat(257));
         assert_eq!(error(&long), ClientFrameError::InvalidField);
     }

@@ -91,7 +91,10 @@ impl CloseCode {
 
     /// Whether a client that keeps its cursor should connect again.
     pub const fn comes_back(self) -> bool {
-        matches!(self, Self::GoingAway | Self::TokenExpired | Self::Slow | Self::TooManyFrames)
+        matches!(
+            self,
+            Self::GoingAway | Self::TokenExpired | Self::Slow | Self::TooManyFrames
+        )
     }
 }
 

@@ -40,8 +40,15 @@ impl FromStr for Conversation {
 
     fn from_str(text: &str) -> Result<Self, ConversationError> {
         let (other, product) = text.split_once("__").ok_or(ConversationError)?;
-        let product = if product == GENERAL { None } else { Some(canonical_uuid(product)?) };
-        Ok(Self { other: UserId(canonical_uuid(other)?), product })
+        let product = if product == GENERAL {
+            None
+        } else {
+            Some(canonical_uuid(product)?)
+        };
+        Ok(Self {
+            other: UserId(canonical_uuid(other)?),
+            product,
+        })
     }
 }
 
@@ -49,7 +56,11 @@ impl FromStr for Conversation {
 fn canonical_uuid(text: &str) -> Result<Uuid, ConversationError> {
     let uuid = Uuid::try_parse(text).map_err(|_| ConversationError)?;
     let mut buffer = Uuid::encode_buffer();
-    if uuid.as_hyphenated().encode_lower(&mut buffer) == text { Ok(uuid) } else { Err(ConversationError) }
+    if uuid.as_hyphenated().encode_lower(&mut buffer) == text {
+        Ok(uuid)
+    } else {
+        Err(ConversationError)
+    }
 }
 
 #[cfg(test)]

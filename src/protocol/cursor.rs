@@ -25,7 +25,9 @@ impl Epoch {
     /// # Errors
     /// [`CursorError`] unless the text is 1 to 32 lower-case letters and digits.
     pub fn new(text: &str) -> Result<Self, CursorError> {
-        let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase());
+        let plain = text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase());
         if text.is_empty() || text.len() > EPOCH_BYTES_MAX || !plain {
             return Err(CursorError);
         }
@@ -86,11 +88,17 @@ impl FromStr for Cursor {
         let xmin = numbers.next().ok_or(CursorError)??;
         let Some(length) = numbers.next() else {
             let snapshot = Snapshot::new(xmin, xmin, Vec::new()).map_err(|_| CursorError)?;
-            return Ok(Self { epoch, snapshot: Arc::new(snapshot) });
+            return Ok(Self {
+                epoch,
+                snapshot: Arc::new(snapshot),
+            });
         };
         // A length of zero would be a second text for the position without one.
         let length = length?;
-        let xmax = xmin.checked_add(length).filter(|_| length > 0).ok_or(CursorError)?;
+        let xmax = xmin
+            .checked_add(length)
+            .filter(|_| length > 0)
+            .ok_or(CursorError)?;
         let mut in_progress = Vec::new();
         let mut previous = xmin;
         for step in numbers {
@@ -98,7 +106,10 @@ impl FromStr for Cursor {
             in_progress.push(previous);
         }
         let snapshot = Snapshot::new(xmin, xmax, in_progress).map_err(|_| CursorError)?;
-        Ok(Self { epoch, snapshot: Arc::new(snapshot) })
+        Ok(Self {
+            epoch,
+            snapshot: Arc::new(snapshot),
+        })
     }
 }
 
@@ -116,12 +127,16 @@ fn write_base36(formatter: &mut fmt::Formatter<'_>, mut number: u64) -> fmt::Res
             break;
         }
     }
-    text[start..].iter().try_for_each(|digit| fmt::Write::write_char(formatter, char::from(*digit)))
+    text[start..]
+        .iter()
+        .try_for_each(|digit| fmt::Write::write_char(formatter, char::from(*digit)))
 }
 
 fn read_base36(text: &str) -> Result<u64, CursorError> {
     // Leading zeros, signs and capitals would give one position several texts.
-    let canonical = text.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase())
+    let canonical = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase())
         && (text == "0" || !text.starts_with('0'));
     if !canonical {
         return Err(CursorError);
@@ -136,7 +151,10 @@ mod tests {
     use super::{super::snapshot::tests::any_snapshot, *};
 
     fn cursor(snapshot: Snapshot) -> Cursor {
-        Cursor { epoch: Epoch::new("0123456789abcdef").unwrap(), snapshot: Arc::new(snapshot) }
+        Cursor {
+            epoch: Epoch::new("0123456789abcdef").unwrap(),
+            snapshot: Arc::new(snapshot),
+        }
     }
 
     proptest! {
@@ -180,9 +198,26 @@ mod tests {
 
     #[test]
     fn what_did_not_come_from_here_is_malformed() {
-        for wrong in ["", ".", "e.", "e", ".1", "E.1", "e.01", "e.1-0", "e.1-2-2", "e.1-3-1-0", "e.0", "e.zzzzzzzzzzzzzz", "e.+1"] {
+        for wrong in [
+            "",
+            ".",
+            "e.",
+            "e",
+            ".1",
+            "E.1",
+            "e.01",
+            "e.1-0",
+            "e.1-2-2",
+            "e.1-3-1-0",
+            "e.0",
+            "e.zzzzzzzzzzzzzz",
+            "e.+1",
+        ] {
             assert_eq!(wrong.parse::<Cursor>(), Err(CursorError), "{wrong}");
         }
-        assert_eq!(format!("e.1{}", "-1".repeat(CURSOR_BYTES_MAX)).parse::<Cursor>(), Err(CursorError));
+        assert_eq!(
+            format!("e.1{}", "-1".repeat(CURSOR_BYTES_MAX)).parse::<Cursor>(),
+            Err(CursorError)
+        );
     }
 }

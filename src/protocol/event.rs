@@ -67,7 +67,14 @@ impl Event {
 
     /// The conversation as `viewer`, one of the two people, sees it.
     pub fn conversation(&self, viewer: UserId) -> Conversation {
-        let other = if viewer == self.sender { self.receiver } else { self.sender };
-        Conversation { other, product: self.product }
+        let other = if viewer == self.sender {
+            self.receiver
+        } else {
+            self.sender
+        };
+        Conversation {
+            other,
+            product: self.product,
+        }
     }
 }

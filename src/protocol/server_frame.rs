@@ -199,7 +199,10 @@ impl Default for EventsFrameBuilder {
 impl EventsFrameBuilder {
     /// A frame without events.
     pub fn new() -> Self {
-        Self { text: OPENING.to_owned(), pieces: Vec::new() }
+        Self {
+            text: OPENING.to_owned(),
+            pieces: Vec::new(),
+        }
     }
 
     /// Appends one event from the viewer's point of view.
@@ -240,7 +243,11 @@ impl EventsFrameBuilder {
     }
 
     fn end_piece(&mut self, xid: TransactionId, start: usize) {
-        self.pieces.push(Piece { xid, start, end: self.text.len() });
+        self.pieces.push(Piece {
+            xid,
+            start,
+            end: self.text.len(),
+        });
     }
 
     /// Whether the frame is large enough to be sent before another event is added.
@@ -280,7 +287,11 @@ mod tests {
         Event {
             seq,
             xid,
-            operation: if row.is_some() { Operation::Insert } else { Operation::Delete },
+            operation: if row.is_some() {
+                Operation::Insert
+            } else {
+                Operation::Delete
+            },
             message: Uuid::from_u128(7),
             sender: UserId(Uuid::from_u128(1)),
             receiver: UserId(Uuid::from_u128(2)),
@@ -317,7 +328,10 @@ mod tests {
         builder.push(&event(1, 1, None), UserId(Uuid::from_u128(1)));
         let frame = parse(builder.finish(None).text().as_str());
         assert_eq!(frame["events"][0]["op"], "delete");
-        assert_eq!(frame["events"][0]["message"], json!({"id": "00000000-0000-0000-0000-000000000007"}));
+        assert_eq!(
+            frame["events"][0]["message"],
+            json!({"id": "00000000-0000-0000-0000-000000000007"})
+        );
         assert!(frame.get("cursor").is_none());
     }
 
@@ -342,13 +356,19 @@ mod tests {
         );
         assert_eq!(parse(&ready(Some(Ok(()))).encode())["resumed"], json!(true));
         let lost = parse(&ready(Some(Err(Discontinuity::TooFar))).encode());
-        assert_eq!((&lost["resumed"], &lost["reason"]), (&json!(false), &json!("too_far")));
+        assert_eq!(
+            (&lost["resumed"], &lost["reason"]),
+            (&json!(false), &json!("too_far"))
+        );
     }
 
     #[test]
     fn a_reference_is_escaped_and_a_far_expiry_is_still_a_date() {
         assert_eq!(parse(&encode_pong(Some("a\"b\n")))["ref"], "a\"b\n");
-        assert_eq!(parse(&encode_auth(u64::MAX))["expires_at"], "9999-12-31T23:59:59Z");
+        assert_eq!(
+            parse(&encode_auth(u64::MAX))["expires_at"],
+            "9999-12-31T23:59:59Z"
+        );
     }
 
     proptest! {

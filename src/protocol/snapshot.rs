@@ -38,7 +38,11 @@ impl Snapshot {
         if xmin == 0 || xmin > xmax || !ascending || !within {
             return Err(SnapshotError);
         }
-        Ok(Self { xmin, xmax, in_progress: in_progress.into_boxed_slice() })
+        Ok(Self {
+            xmin,
+            xmax,
+            in_progress: in_progress.into_boxed_slice(),
+        })
     }
 
     /// Every transaction below this one had ended.
@@ -113,7 +117,9 @@ pub(crate) mod tests {
     /// Small numbers, so that bounds and running transactions of two snapshots meet often.
     pub(crate) fn any_snapshot() -> impl Strategy<Value = Snapshot> {
         (1u64..30, 0u64..12, any::<u16>()).prop_map(|(xmin, length, running)| {
-            let in_progress = (xmin..xmin + length).filter(|xid| running >> (xid - xmin) & 1 == 1).collect();
+            let in_progress = (xmin..xmin + length)
+                .filter(|xid| running >> (xid - xmin) & 1 == 1)
+                .collect();
             Snapshot::new(xmin, xmin + length, in_progress).unwrap()
         })
     }
@@ -145,7 +151,9 @@ pub(crate) mod tests {
 
     #[test]
     fn a_contradiction_is_not_a_snapshot() {
-        for wrong in ["", "1:2", "1:2:3:4", "5:4:", "0:4:", "1:9:3,3", "1:9:4,3", "1:9:9", "4:9:3", "1:9:,", "a:b:"] {
+        for wrong in [
+            "", "1:2", "1:2:3:4", "5:4:", "0:4:", "1:9:3,3", "1:9:4,3", "1:9:9", "4:9:3", "1:9:,", "a:b:",
+        ] {
             assert_eq!(wrong.parse::<Snapshot>(), Err(SnapshotError), "{wrong}");
         }
     }
