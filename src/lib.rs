@@ -12,5 +12,12 @@ pub mod hub;
 pub mod protocol;
 
 pub mod postgres;
+pub mod store;
+
+pub mod session;
+
+pub mod fanout;
+pub mod feed;
+pub mod migrate;
 
 pub mod cli;

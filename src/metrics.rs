@@ -87,6 +87,8 @@ pub struct Metrics {
     pub feed_state: Family<ByState, Gauge>,
     /// Connections of the feed after the first.
     pub feed_reconnects: Counter,
+    /// Times that the feed had to begin anew because the log could not tell what it had missed.
+    pub feed_discontinuities: Counter,
     /// Rows in the log, as Postgres estimates them.
     pub log_rows: Gauge,
     /// Bytes that the log and its indexes take.
@@ -136,6 +138,7 @@ impl Metrics {
             events_replayed: Counter::default(),
             feed_state: Family::default(),
             feed_reconnects: Counter::default(),
+            feed_discontinuities: Counter::default(),
             log_rows: Gauge::default(),
             log_bytes: Gauge::default(),
             log_pruned: Counter::default(),
@@ -226,6 +229,11 @@ impl Metrics {
             "feed_reconnects",
             "Connections of the feed after the first",
             self.feed_reconnects.clone(),
+        );
+        registry.register(
+            "feed_discontinuities",
+            "Times the feed had to begin anew",
+            self.feed_discontinuities.clone(),
         );
         registry.register("log_rows", "Rows in the log, estimated", self.log_rows.clone());
         registry.register_with_unit("log_size", "Log and indexes", Unit::Bytes, self.log_bytes.clone());

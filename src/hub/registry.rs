@@ -209,8 +209,9 @@ mod tests {
         std::thread::scope(|scope| {
             for part in everyone.chunks(625) {
                 scope.spawn(|| {
-                    part.iter()
-                        .for_each(|(user, session)| registry.leave(*user, *session))
+                    for (user, session) in part {
+                        registry.leave(*user, *session);
+                    }
                 });
             }
         });

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::types::{SessionId, UserId};
 
-/// A frame is closed before it would grow beyond this many bytes; a single event may still be larger.
+/// A frame takes no further event once it is this long, in bytes; its last event may reach beyond.
 ///
 /// A session's socket buffers keep the capacity of the largest frame they held, so that a larger frame costs
 /// memory for as long as the connection lasts; a smaller one splits batches that would have arrived whole.
@@ -168,16 +168,16 @@ impl EventsFrame {
         self.carries_cursor
     }
 
-    /// The same frame without a cursor and without the events that `seen` already sees.
+    /// The frame without the events that `seen` already sees, and with this cursor if any.
     ///
     /// It is for a client whose cursor is ahead of this gateway's feed (it came from an HTTP answer or another gateway).
     #[must_use]
-    pub fn unseen_by(&self, seen: &Snapshot) -> Self {
+    pub fn unseen_by(&self, seen: &Snapshot, cursor: Option<&str>) -> Self {
         let mut rest = EventsFrameBuilder::new();
         for piece in self.pieces.iter().filter(|piece| !seen.sees(piece.xid)) {
             rest.push_encoded(piece.xid, &self.text[piece.start..piece.end]);
         }
-        rest.finish(None)
+        rest.finish(cursor)
     }
 }
 
@@ -384,7 +384,7 @@ mod tests {
                     expected.push(&event, viewer);
                 }
             }
-            prop_assert_eq!(all.finish(Some("e.1")).unseen_by(&seen), expected.finish(None));
+            prop_assert_eq!(all.finish(Some("e.1")).unseen_by(&seen, None), expected.finish(None));
         }
     }
 }
