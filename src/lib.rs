@@ -8,6 +8,7 @@ pub mod types;
 
 pub mod config;
 
+pub mod auth;
 pub mod postgres;
 
 pub mod cli;
