@@ -8,4 +8,6 @@ pub mod types;
 
 pub mod config;
 
+pub mod dev;
+
 pub mod cli;

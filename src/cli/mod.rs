@@ -26,7 +26,11 @@ pub fn run() -> ExitCode {
             // `--help` and `--version` arrive here too, and they are no mistake. A closed standard output leaves
             // nobody to tell, so a failure to print is no failure of its own.
             let _printed = error.print();
-            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+            return if error.use_stderr() {
+                ExitCode::from(EXIT_USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     match cli.command {}

@@ -39,7 +39,9 @@ impl Mistakes {
 impl fmt::Display for Mistakes {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(formatter, "the settings cannot be used:")?;
-        self.0.iter().try_for_each(|mistake| writeln!(formatter, "  {mistake}"))
+        self.0
+            .iter()
+            .try_for_each(|mistake| writeln!(formatter, "  {mistake}"))
     }
 }
 
