@@ -9,6 +9,7 @@ pub mod types;
 pub mod config;
 
 pub mod auth;
+pub mod dev;
 pub mod postgres;
 
 pub mod cli;
