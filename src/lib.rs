@@ -11,6 +11,8 @@ pub mod config;
 pub mod hub;
 pub mod protocol;
 
+pub mod auth;
+pub mod dev;
 pub mod postgres;
 pub mod store;
 

@@ -1,8 +1,12 @@
 //! The commands. Each file runs one; what it was told stands in the file of the same name under `config`.
 
+mod token;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::config::token::TokenFlags;
 
 /// Settings or flags that cannot be used: `EX_USAGE` of BSD's `sysexits.h`.
 pub const EXIT_USAGE: u8 = 64;
@@ -16,7 +20,10 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    /// Prints a token for development, signed with the shared secret.
+    Token(TokenFlags),
+}
 
 /// Reads the command line and runs what it asks for. The answer is the process's exit code.
 pub fn run() -> ExitCode {
@@ -33,5 +40,7 @@ pub fn run() -> ExitCode {
             };
         }
     };
-    match cli.command {}
+    match cli.command {
+        Command::Token(flags) => token::run(flags),
+    }
 }

@@ -6,6 +6,8 @@
 use std::fmt;
 
 pub mod quantity;
+pub mod secret;
+pub mod token;
 
 /// All that is wrong with the settings of one command. Never empty when it is an error.
 #[derive(Debug, Default)]
