@@ -18,6 +18,8 @@ pub mod store;
 
 pub mod session;
 
+pub mod edge;
+
 pub mod fanout;
 pub mod feed;
 pub mod migrate;

@@ -268,6 +268,11 @@ impl Metrics {
         GaugeGuard::enter(self.connections.clone())
     }
 
+    /// Counts a request for a session that was refused before the upgrade.
+    pub fn refuse(&self, reason: &'static str) {
+        self.sessions_refused.get_or_create(&ByReason { reason }).inc();
+    }
+
     /// The page for `/metrics`, of type [`CONTENT_TYPE`].
     ///
     /// # Errors

@@ -13,12 +13,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     link::{Link, LinkError},
     reader::{Chunk, Handed, ReadError, Reader, Span},
-    status::{State, Status},
 };
 use crate::{
     backoff::Backoff,
     fanout::{Fanout, Outgoing},
-    hub::{Hub, Position},
+    hub::{FeedState, FeedStatus, Hub, Position},
     metrics::{Metrics, observe},
     migrate::SCHEMA_VERSION,
     postgres::{Failure, Settings},
@@ -78,7 +77,7 @@ pub struct Feed {
     config: FeedConfig,
     hub: Arc<Hub>,
     fanout: Fanout,
-    status: Status,
+    status: FeedStatus,
     metrics: Arc<Metrics>,
     progress: Option<Progress>,
     backoff: Backoff,
@@ -115,7 +114,7 @@ impl Feed {
         settings: Settings,
         config: FeedConfig,
         hub: Arc<Hub>,
-        status: Status,
+        status: FeedStatus,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -140,7 +139,7 @@ impl Feed {
     /// Not safe: a batch may be half handed over. Stop it through the token.
     pub async fn run(mut self, stopping: CancellationToken) -> Result<(), String> {
         loop {
-            self.status.enter(State::Connecting);
+            self.status.enter(FeedState::Connecting);
             let ended = tokio::select! {
                 biased;
                 () = stopping.cancelled() => return Ok(()),
@@ -150,15 +149,15 @@ impl Feed {
             let failure = self.judge(&error);
             let reason = failure.reason().to_owned();
             if failure.is_fatal() && self.progress.is_none() {
-                self.status.enter(State::Refused(reason.clone()));
+                self.status.enter(FeedState::Refused(reason.clone()));
                 return Err(reason);
             }
             let delay = self.backoff.next_delay(&mut rand::rng());
             tracing::warn!(%reason, fatal = failure.is_fatal(), ?delay, "the feed lost its connection");
             self.status.enter(if failure.is_fatal() {
-                State::Refused(reason)
+                FeedState::Refused(reason)
             } else {
-                State::Waiting(reason)
+                FeedState::Waiting(reason)
             });
             tokio::select! {
                 () = stopping.cancelled() => return Ok(()),
@@ -178,8 +177,8 @@ impl Feed {
         self.take_up(&greeting);
         loop {
             self.read(&mut link, &reader).await?;
-            if *self.status.current() != State::Listening {
-                self.status.enter(State::Listening);
+            if *self.status.current() != FeedState::Listening {
+                self.status.enter(FeedState::Listening);
                 self.backoff.reset();
                 tracing::info!(database = %self.settings.describe(), "the feed listens");
             }
@@ -318,8 +317,11 @@ impl Progress {
             (begun.outgoing, Some(begun.handed.seq))
         } else {
             self.batch = self.batch.next();
-            let position =
-                Position { epoch: self.epoch.clone(), batch: self.batch, snapshot: Arc::clone(until) };
+            let position = Position {
+                epoch: self.epoch.clone(),
+                batch: self.batch,
+                snapshot: Arc::clone(until),
+            };
             (fanout.publish(position), None)
         };
         let now = Instant::now();

@@ -10,10 +10,8 @@ mod link;
 mod listener;
 mod reader;
 mod retention;
-mod status;
 
 pub use self::{
     listener::{Feed, FeedConfig},
     retention::Retention,
-    status::{State, Status},
 };

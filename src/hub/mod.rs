@@ -7,11 +7,18 @@
 //!   in its live stream, never in both and never in neither.
 
 pub mod delivery;
+pub mod feed_state;
 pub mod outbox;
 pub mod position;
 pub mod registry;
 
-pub use self::{delivery::Delivery, outbox::Outbox, position::Position, registry::Registry};
+pub use self::{
+    delivery::Delivery,
+    feed_state::{FeedState, FeedStatus},
+    outbox::Outbox,
+    position::Position,
+    registry::Registry,
+};
 
 /// What the fan-out and the sessions share.
 #[derive(Debug)]

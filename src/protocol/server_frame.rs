@@ -2,7 +2,10 @@
 //!
 //! A row stays the text that Postgres made: it is copied into the frame and neither parsed nor written anew.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    time::{Duration, SystemTime},
+};
 
 use serde::Serialize;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -60,18 +63,17 @@ pub struct Ready {
     pub cursor: Cursor,
     /// What became of the cursor that was brought; `None` if none was.
     pub resumed: Option<Result<(), Discontinuity>>,
-    /// When the token ends, in seconds since 1970 (RFC 7519 `NumericDate`).
-    pub expires_at: u64,
+    /// When the token ends.
+    pub expires_at: SystemTime,
     /// Seconds between the gateway's pings.
     pub heartbeat_s: u64,
 }
 
-/// Seconds since 1970 as RFC 3339 text, in UTC.
-pub fn rfc3339(seconds: u64) -> String {
-    // The largest year that RFC 3339 can write is 9999; a token that claims to live longer is shown as ending then.
-    const YEAR_9999_ENDS: u64 = 253_402_300_799;
-    let moment = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds.min(YEAR_9999_ENDS));
-    humantime::format_rfc3339_seconds(moment).to_string()
+/// A moment as RFC 3339 text, in UTC and whole seconds.
+pub fn rfc3339(moment: SystemTime) -> String {
+    // Years above 9999 have no RFC 3339 form; such a moment is shown as the last one that has.
+    let latest = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    humantime::format_rfc3339_seconds(moment.min(latest)).to_string()
 }
 
 impl Ready {
@@ -103,8 +105,8 @@ impl Ready {
     }
 }
 
-/// The answer to a token that was accepted; `expires_at` is in seconds since 1970.
-pub fn encode_auth(expires_at: u64) -> String {
+/// The answer to a token that was accepted, and when it ends.
+pub fn encode_auth(expires_at: SystemTime) -> String {
     to_json(&serde_json::json!({"type": "auth", "expires_at": rfc3339(expires_at)}))
 }
 
@@ -345,7 +347,7 @@ mod tests {
                 snapshot: Arc::new("5:5:".parse().unwrap()),
             },
             resumed,
-            expires_at: 1_700_000_000,
+            expires_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             heartbeat_s: 25,
         };
         assert_eq!(

@@ -48,9 +48,15 @@ pub(super) async fn attach(sessions: &Sessions, opening: &Opening) -> Result<Att
     };
     if let Some(outcome) = &outcome {
         let label = outcome.as_ref().err().map_or("resumed", |reason| reason.name());
-        sessions.metrics.replays.get_or_create(&ByOutcome { outcome: label }).inc();
+        sessions
+            .metrics
+            .replays
+            .get_or_create(&ByOutcome { outcome: label })
+            .inc();
     }
-    let resumed = outcome.as_ref().map(|outcome| outcome.as_ref().map(|_| ()).map_err(|reason| *reason));
+    let resumed = outcome
+        .as_ref()
+        .map(|outcome| outcome.as_ref().map(|_| ()).map_err(|reason| *reason));
     let (replayed, cursor, ahead) = match outcome {
         Some(Ok(resumed)) => (resumed.replayed, resumed.cursor, resumed.ahead),
         // Without a cursor, or with one that leads nowhere, the session begins where the feed is.
@@ -64,7 +70,12 @@ pub(super) async fn attach(sessions: &Sessions, opening: &Opening) -> Result<Att
         expires_at: opening.identity.expires_at,
         heartbeat_s: sessions.rhythm.heartbeat.as_secs().max(1),
     };
-    Ok(Attached { ready, replayed, position, ahead })
+    Ok(Attached {
+        ready,
+        replayed,
+        position,
+        ahead,
+    })
 }
 
 struct Resumed {
@@ -79,14 +90,25 @@ async fn resume(
     cursor: &Cursor,
     position: &Position,
 ) -> Result<Result<Resumed, Discontinuity>, ReplayError> {
-    let replay = sessions.replayer.replay(opening.identity.user, cursor, position).await.inspect_err(|_| {
-        sessions.metrics.replays.get_or_create(&ByOutcome { outcome: "failed" }).inc();
-    })?;
+    let replay = sessions
+        .replayer
+        .replay(opening.identity.user, cursor, position)
+        .await
+        .inspect_err(|_| {
+            sessions
+                .metrics
+                .replays
+                .get_or_create(&ByOutcome { outcome: "failed" })
+                .inc();
+        })?;
     let frames = match replay {
         Replay::Discontinued(reason) => return Ok(Err(reason)),
         Replay::Resumed(frames) => frames,
     };
-    sessions.metrics.events_replayed.inc_by(frames.iter().map(|frame| frame.events() as u64).sum());
+    sessions
+        .metrics
+        .events_replayed
+        .inc_by(frames.iter().map(|frame| frame.events() as u64).sum());
     let is_ahead = !position.snapshot.covers(&cursor.snapshot);
     // The first frame must not claim what the replayed frames after it have yet to bring.
     let stays = is_ahead || !frames.is_empty();

@@ -21,11 +21,12 @@ use super::{
     rhythm::{Due, Rhythm},
 };
 use crate::{
-    auth::{AuthError, Identity},
+    auth::{AuthError, Identity, Token},
     hub::{Delivery, Outbox, Position, outbox::Next},
     metrics::{ByReason, observe},
     protocol::{
-        client_frame::ClientFrame, close::CloseCode, cursor::Cursor, server_frame::EventsFrame, snapshot::Snapshot,
+        client_frame::ClientFrame, close::CloseCode, cursor::Cursor, server_frame::EventsFrame,
+        snapshot::Snapshot,
     },
 };
 
@@ -137,7 +138,8 @@ impl<'a, T: Transport> Live<'a, T> {
                 }
                 Ok(ClientFrame::Auth { token }) => {
                     let verifier = &self.sessions.verifier;
-                    self.refresh = Some(async move { verifier.authenticate(&token).await }.boxed());
+                    self.refresh =
+                        Some(async move { verifier.authenticate(&Token::new(token)).await }.boxed());
                     self.poll_refresh(context).map_err(|end| match end {
                         End::Closed(code) => code,
                         End::Left => CloseCode::GoingAway,
@@ -145,7 +147,9 @@ impl<'a, T: Transport> Live<'a, T> {
                 }
                 Err(error) => {
                     self.rhythm.count_mistake()?;
-                    self.answers.push_back(Outbound::Error { message: error.to_string() });
+                    self.answers.push_back(Outbound::Error {
+                        message: error.to_string(),
+                    });
                     Ok(())
                 }
             },
@@ -154,13 +158,19 @@ impl<'a, T: Transport> Live<'a, T> {
 
     /// Takes over a new token once it has been judged: the same user's only.
     fn poll_refresh(&mut self, context: &mut Context<'_>) -> Ended {
-        let Some(refresh) = &mut self.refresh else { return Ok(()) };
-        let Poll::Ready(judged) = refresh.as_mut().poll(context) else { return Ok(()) };
+        let Some(refresh) = &mut self.refresh else {
+            return Ok(());
+        };
+        let Poll::Ready(judged) = refresh.as_mut().poll(context) else {
+            return Ok(());
+        };
         self.refresh = None;
         match judged {
             Ok(identity) if identity.user == self.opening.identity.user => {
                 self.rhythm.renew(expiry(Instant::now(), identity.expires_at));
-                self.answers.push_back(Outbound::Authenticated { expires_at: identity.expires_at });
+                self.answers.push_back(Outbound::Authenticated {
+                    expires_at: identity.expires_at,
+                });
                 Ok(())
             }
             Ok(_) => {
@@ -168,10 +178,20 @@ impl<'a, T: Transport> Live<'a, T> {
                 Err(End::Closed(CloseCode::Forbidden))
             }
             Err(error) => {
-                self.sessions.metrics.auth_failures.get_or_create(&ByReason { reason: error.reason() }).inc();
+                self.sessions
+                    .metrics
+                    .auth_failures
+                    .get_or_create(&ByReason {
+                        reason: error.reason(),
+                    })
+                    .inc();
                 tracing::info!(reason = error.reason(), "a refresh was refused");
-                let expired = matches!(error, AuthError::Expired { .. });
-                Err(End::Closed(if expired { CloseCode::TokenExpired } else { CloseCode::Forbidden }))
+                let expired = error == AuthError::Expired;
+                Err(End::Closed(if expired {
+                    CloseCode::TokenExpired
+                } else {
+                    CloseCode::Forbidden
+                }))
             }
         }
     }
@@ -217,17 +237,26 @@ impl<'a, T: Transport> Live<'a, T> {
         for _ in 0..FRAMES_PER_FLUSH {
             match Pin::new(&mut *self.transport).poll_ready(context) {
                 // A session that was closed ends even though its peer takes nothing: what waits is in the log too.
-                Poll::Pending => return self.outbox.closed().map_or(Ok(Filled::Emptied), |code| Err(End::Closed(code))),
+                Poll::Pending => {
+                    return self
+                        .outbox
+                        .closed()
+                        .map_or(Ok(Filled::Emptied), |code| Err(End::Closed(code)));
+                }
                 Poll::Ready(Err(TransportGone)) => return Err(End::Left),
                 Poll::Ready(Ok(())) => {}
             }
-            let Some(outbound) = self.next_outbound()? else { return Ok(Filled::Emptied) };
+            let Some(outbound) = self.next_outbound()? else {
+                return Ok(Filled::Emptied);
+            };
             if let Outbound::Live(delivery) = &outbound {
                 self.unflushed.committed.push(delivery.committed);
                 self.unflushed.events += delivery.frame.events() as u64;
             }
             self.unflushed.dirty = true;
-            Pin::new(&mut *self.transport).start_send(outbound).map_err(|TransportGone| End::Left)?;
+            Pin::new(&mut *self.transport)
+                .start_send(outbound)
+                .map_err(|TransportGone| End::Left)?;
         }
         Ok(Filled::Paused)
     }
@@ -261,11 +290,16 @@ impl<'a, T: Transport> Live<'a, T> {
         if delivery.batch <= self.position.batch {
             return None;
         }
-        let Some(seen) = &self.ahead else { return Some(Outbound::Live(delivery)) };
+        let Some(seen) = &self.ahead else {
+            return Some(Outbound::Live(delivery));
+        };
         // No cursor is sent that does not cover what the client has: coming back with it would double events.
         let covered = delivery.snapshot.covers(seen);
         let cursor = (covered && delivery.frame.carries_cursor()).then(|| {
-            let cursor = Cursor { epoch: self.position.epoch.clone(), snapshot: Arc::clone(&delivery.snapshot) };
+            let cursor = Cursor {
+                epoch: self.position.epoch.clone(),
+                snapshot: Arc::clone(&delivery.snapshot),
+            };
             cursor.to_string()
         });
         let frame = delivery.frame.unseen_by(seen, cursor.as_deref());
@@ -275,8 +309,14 @@ impl<'a, T: Transport> Live<'a, T> {
         if frame.is_empty() && cursor.is_none() {
             return None;
         }
-        let (batch, snapshot, committed) = (delivery.batch, Arc::clone(&delivery.snapshot), delivery.committed);
-        Some(Outbound::Live(Arc::new(Delivery { batch, snapshot, frame, committed })))
+        let (batch, snapshot, committed) =
+            (delivery.batch, Arc::clone(&delivery.snapshot), delivery.committed);
+        Some(Outbound::Live(Arc::new(Delivery {
+            batch,
+            snapshot,
+            frame,
+            committed,
+        })))
     }
 
     fn note_flushed(&mut self) {
@@ -284,7 +324,9 @@ impl<'a, T: Transport> Live<'a, T> {
         for committed in self.unflushed.committed.drain(..) {
             observe(&metrics.delivery_latency, committed.elapsed());
         }
-        metrics.events_delivered.inc_by(std::mem::take(&mut self.unflushed.events));
+        metrics
+            .events_delivered
+            .inc_by(std::mem::take(&mut self.unflushed.events));
         self.unflushed.dirty = false;
     }
 }
@@ -318,8 +360,10 @@ impl<T: Transport> Future for Live<'_, T> {
     }
 }
 
-/// When a token that ends at this many seconds since 1970 ends by the runtime's clock.
-fn expiry(now: Instant, expires_at: u64) -> Instant {
-    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    now + Duration::from_secs(expires_at).saturating_sub(since_1970).min(EXPIRY_MAX)
+/// When a token that ends at this moment ends by the runtime's clock.
+fn expiry(now: Instant, expires_at: SystemTime) -> Instant {
+    now + expires_at
+        .duration_since(SystemTime::now())
+        .unwrap_or_default()
+        .min(EXPIRY_MAX)
 }

@@ -91,7 +91,10 @@ impl Sessions {
             let _counted = self.metrics.count_session(transport.protocol());
             self.attached(&opening, &outbox, &mut transport).await
         };
-        self.metrics.sessions_closed.get_or_create(&ByReason { reason: end.label() }).inc();
+        self.metrics
+            .sessions_closed
+            .get_or_create(&ByReason { reason: end.label() })
+            .inc();
         tracing::debug!(end = end.label(), "the session ended");
         // The session has left the hub by now; closing takes as long as the peer takes, but not for ever.
         let _closed = timeout(CLOSE_DEADLINE, transport.finish(end)).await;
@@ -120,7 +123,9 @@ impl Sessions {
 async fn closed(outbox: &Outbox) -> CloseCode {
     futures::future::poll_fn(|context| {
         outbox.register(context);
-        outbox.closed().map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+        outbox
+            .closed()
+            .map_or(std::task::Poll::Pending, std::task::Poll::Ready)
     })
     .await
 }
@@ -133,13 +138,16 @@ struct Membership<'a> {
 
 impl<'a> Membership<'a> {
     fn enter(hub: &'a Hub, opening: &'a Opening, outbox: &Arc<Outbox>) -> Self {
-        hub.registry.join(opening.identity.user, opening.session, Arc::clone(outbox));
+        hub.registry
+            .join(opening.identity.user, opening.session, Arc::clone(outbox));
         Self { hub, opening }
     }
 }
 
 impl Drop for Membership<'_> {
     fn drop(&mut self) {
-        self.hub.registry.leave(self.opening.identity.user, self.opening.session);
+        self.hub
+            .registry
+            .leave(self.opening.identity.user, self.opening.session);
     }
 }

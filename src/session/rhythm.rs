@@ -82,7 +82,8 @@ impl Rhythm {
     /// [`CloseCode::TooManyFrames`].
     pub fn count_frame(&mut self, now: Instant) -> Result<(), CloseCode> {
         self.hear(now);
-        let earned = now.duration_since(self.frames_counted).as_secs_f64() * f64::from(self.config.frames_per_second);
+        let earned =
+            now.duration_since(self.frames_counted).as_secs_f64() * f64::from(self.config.frames_per_second);
         self.frames = (self.frames + earned).min(f64::from(self.config.frames_burst));
         self.frames_counted = now;
         if self.frames < 1.0 {
@@ -98,7 +99,11 @@ impl Rhythm {
     /// [`CloseCode::ProtocolError`] with the tenth.
     pub const fn count_mistake(&mut self) -> Result<(), CloseCode> {
         self.mistakes += 1;
-        if self.mistakes >= MISTAKES_MAX { Err(CloseCode::ProtocolError) } else { Ok(()) }
+        if self.mistakes >= MISTAKES_MAX {
+            Err(CloseCode::ProtocolError)
+        } else {
+            Ok(())
+        }
     }
 
     /// A new token was accepted.
@@ -171,16 +176,23 @@ mod tests {
         assert_eq!(rhythm.deadline(), start + SECOND * 10);
         rhythm.renew(start + SECOND * 20);
         assert_eq!(rhythm.due(start + SECOND * 19), Due::Nothing);
-        assert_eq!(rhythm.due(start + SECOND * 20), Due::Close(CloseCode::TokenExpired));
+        assert_eq!(
+            rhythm.due(start + SECOND * 20),
+            Due::Close(CloseCode::TokenExpired)
+        );
     }
 
     #[test]
     fn frames_are_limited_in_bursts_and_in_the_long_run() {
         let start = Instant::now();
         let mut rhythm = rhythm(start);
-        let burst = (0..1_000).take_while(|_| rhythm.count_frame(start).is_ok()).count();
+        let burst = (0..1_000)
+            .take_while(|_| rhythm.count_frame(start).is_ok())
+            .count();
         assert_eq!(burst, 120);
-        let later = (0..1_000).take_while(|_| rhythm.count_frame(start + SECOND).is_ok()).count();
+        let later = (0..1_000)
+            .take_while(|_| rhythm.count_frame(start + SECOND).is_ok())
+            .count();
         assert_eq!(later, 60);
         assert_eq!(rhythm.count_frame(start + SECOND), Err(CloseCode::TooManyFrames));
     }

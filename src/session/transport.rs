@@ -1,6 +1,6 @@
 //! What a session needs of whatever carries it.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::SystemTime};
 
 use futures::{Sink, Stream};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -35,10 +35,10 @@ pub enum Outbound {
     Replayed(EventsFrame),
     /// Events as all sessions of the user share them.
     Live(Arc<Delivery>),
-    /// The new token was accepted; seconds since 1970.
+    /// The new token was accepted.
     Authenticated {
         /// When it ends.
-        expires_at: u64,
+        expires_at: SystemTime,
     },
     /// The answer to a client's ping.
     Pong {

@@ -8,7 +8,7 @@ use crate::metrics::Metrics;
 
 /// The feed's state, with words for an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum FeedState {
     /// No connection yet, or a new one is being opened.
     Connecting,
     /// Everything committed so far has been read, and the doorbell is heard.
@@ -19,7 +19,7 @@ pub enum State {
     Refused(String),
 }
 
-impl State {
+impl FeedState {
     const fn label(&self) -> &'static str {
         match self {
             Self::Connecting => "connecting",
@@ -32,26 +32,27 @@ impl State {
 
 /// The feed's state as others read it. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Status {
-    state: Arc<ArcSwap<State>>,
+pub struct FeedStatus {
+    state: Arc<ArcSwap<FeedState>>,
     metrics: Arc<Metrics>,
 }
 
-impl Status {
+impl FeedStatus {
     /// Not connected yet.
     pub fn new(metrics: Arc<Metrics>) -> Self {
         Self {
-            state: Arc::new(ArcSwap::from_pointee(State::Connecting)),
+            state: Arc::new(ArcSwap::from_pointee(FeedState::Connecting)),
             metrics,
         }
     }
 
     /// The state at this moment.
-    pub fn current(&self) -> Arc<State> {
+    pub fn current(&self) -> Arc<FeedState> {
         self.state.load_full()
     }
 
-    pub(super) fn enter(&self, state: State) {
+    /// The feed calls this whenever its state changes.
+    pub fn enter(&self, state: FeedState) {
         self.metrics.enter_feed_state(state.label());
         self.state.store(Arc::new(state));
     }
