@@ -19,7 +19,11 @@ pub struct Backoff {
 impl Backoff {
     /// The first ceiling is `base`; it doubles with each attempt until `cap`.
     pub const fn new(base: Duration, cap: Duration) -> Self {
-        Self { base, cap, attempt: 0 }
+        Self {
+            base,
+            cap,
+            attempt: 0,
+        }
     }
 
     /// The longest delay the next attempt may draw.

@@ -8,4 +8,6 @@ pub mod types;
 
 pub mod config;
 
+pub mod migrate;
+
 pub mod cli;

@@ -46,7 +46,11 @@ impl Tasks {
 
     /// How many tasks run, by name.
     pub fn running(&self) -> BTreeMap<&'static str, usize> {
-        self.running.iter().map(|entry| (*entry.key(), *entry.value())).filter(|(_, count)| *count > 0).collect()
+        self.running
+            .iter()
+            .map(|entry| (*entry.key(), *entry.value()))
+            .filter(|(_, count)| *count > 0)
+            .collect()
     }
 
     /// Waits until every task has ended, or until the deadline has passed.
@@ -58,7 +62,9 @@ impl Tasks {
     /// Safe: it only waits.
     pub async fn finish(&self, within: Duration) -> Result<(), BTreeMap<&'static str, usize>> {
         self.tracker.close();
-        tokio::time::timeout(within, self.tracker.wait()).await.map_err(|_| self.running())
+        tokio::time::timeout(within, self.tracker.wait())
+            .await
+            .map_err(|_| self.running())
     }
 }
 

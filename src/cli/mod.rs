@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::config;
+
+mod migrate;
+
 /// Settings or flags that cannot be used: `EX_USAGE` of BSD's `sysexits.h`.
 pub const EXIT_USAGE: u8 = 64;
 
@@ -16,7 +20,10 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    /// Installs or upgrades what Herald needs in the database; safe to repeat, safe on a live table.
+    Migrate(config::migrate::Flags),
+}
 
 /// Reads the command line and runs what it asks for. The answer is the process's exit code.
 pub fn run() -> ExitCode {
@@ -26,8 +33,14 @@ pub fn run() -> ExitCode {
             // `--help` and `--version` arrive here too, and they are no mistake. A closed standard output leaves
             // nobody to tell, so a failure to print is no failure of its own.
             let _printed = error.print();
-            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+            return if error.use_stderr() {
+                ExitCode::from(EXIT_USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
-    match cli.command {}
+    match cli.command {
+        Command::Migrate(flags) => migrate::run(flags),
+    }
 }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+pub mod migrate;
 pub mod quantity;
 
 /// All that is wrong with the settings of one command. Never empty when it is an error.
@@ -39,7 +40,9 @@ impl Mistakes {
 impl fmt::Display for Mistakes {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(formatter, "the settings cannot be used:")?;
-        self.0.iter().try_for_each(|mistake| writeln!(formatter, "  {mistake}"))
+        self.0
+            .iter()
+            .try_for_each(|mistake| writeln!(formatter, "  {mistake}"))
     }
 }
 

@@ -16,9 +16,15 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "d" => 86_400_000,
         _ => 0,
     };
-    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(milliseconds_per_unit)) {
+    match number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(milliseconds_per_unit))
+    {
         Some(milliseconds) if milliseconds > 0 => Ok(Duration::from_millis(milliseconds)),
-        _ => Err(format!("`{text}` is not a duration; write a number above zero with ms, s, m, h or d, such as 10s or 24h")),
+        _ => Err(format!(
+            "`{text}` is not a duration; write a number above zero with ms, s, m, h or d, such as 10s or 24h"
+        )),
     }
 }
 
@@ -35,15 +41,23 @@ pub fn bytes(text: &str) -> Result<usize, String> {
         "GiB" => 1 << 30,
         _ => 0,
     };
-    match number.parse::<usize>().ok().and_then(|number| number.checked_mul(bytes_per_unit)) {
+    match number
+        .parse::<usize>()
+        .ok()
+        .and_then(|number| number.checked_mul(bytes_per_unit))
+    {
         Some(bytes) if bytes > 0 => Ok(bytes),
-        _ => Err(format!("`{text}` is not a size; write a number above zero with B, KiB, MiB or GiB, such as 1MiB")),
+        _ => Err(format!(
+            "`{text}` is not a size; write a number above zero with B, KiB, MiB or GiB, such as 1MiB"
+        )),
     }
 }
 
 fn split(text: &str) -> (&str, &str) {
     let text = text.trim();
-    let end = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let end = text
+        .find(|character: char| !character.is_ascii_digit())
+        .unwrap_or(text.len());
     (&text[..end], text[end..].trim())
 }
 
