@@ -24,4 +24,6 @@ pub mod fanout;
 pub mod feed;
 pub mod migrate;
 
+pub mod migrate;
+
 pub mod cli;

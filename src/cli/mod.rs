@@ -1,12 +1,13 @@
 //! The commands. Each file runs one; what it was told stands in the file of the same name under `config`.
 
+mod migrate;
 mod token;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::token::TokenFlags;
+use crate::config::{self, token::TokenFlags};
 
 /// Settings or flags that cannot be used: `EX_USAGE` of BSD's `sysexits.h`.
 pub const EXIT_USAGE: u8 = 64;
@@ -23,6 +24,8 @@ pub struct Cli {
 enum Command {
     /// Prints a token for development, signed with the shared secret.
     Token(TokenFlags),
+    /// Installs or upgrades what Herald needs in the database; safe to repeat, safe on a live table.
+    Migrate(config::migrate::Flags),
 }
 
 /// Reads the command line and runs what it asks for. The answer is the process's exit code.
@@ -42,5 +45,6 @@ pub fn run() -> ExitCode {
     };
     match cli.command {
         Command::Token(flags) => token::run(flags),
+        Command::Migrate(flags) => migrate::run(flags),
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+pub mod migrate;
 pub mod quantity;
 pub mod secret;
 pub mod token;

@@ -1,4 +1,4 @@
-//! Tests against a real Postgres and real sockets, in one binary so that they share one cluster.
+//! Tests against a real Postgres and real sockets, in one binary so that they share one cluster and link once.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -6,3 +6,5 @@
 )]
 
 mod cluster;
+mod migrate;
+mod support;

@@ -1,0 +1,63 @@
+-- Taking Herald out again: what it installed goes, what it found stays.
+
+-- The caller holds an exclusive lock on public.messages; see unlink.sql.
+create or replace function herald.remove_triggers() returns table (outcome text, subject text, note text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $herald$
+declare
+  entry record;
+begin
+  for entry in
+    select tgname, tgrelid::regclass as relation
+      from pg_trigger join pg_proc on pg_proc.oid = tgfoid
+     where pronamespace = 'herald'::regnamespace
+     order by tgrelid, pg_trigger.oid
+  loop
+    execute format('drop trigger %I on %s', entry.tgname, entry.relation);
+    return query select 'removed', format('trigger %s on %s', entry.tgname, entry.relation), null;
+  end loop;
+end
+$herald$;
+
+create or replace function herald.remove_view() returns table (outcome text, subject text, note text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $herald$
+begin
+  if to_regclass('public.messages_realtime_view') is null then
+    return;
+  end if;
+  if exists (select from herald.installed where kind = 'view' and origin = 'installed') then
+    -- Without CASCADE: what the application has built on the view is not Herald's to drop.
+    drop view public.messages_realtime_view;
+    return query select 'removed', 'view public.messages_realtime_view', null;
+  else
+    return query select 'kept', 'view public.messages_realtime_view', 'it was there before Herald';
+  end if;
+end
+$herald$;
+
+-- Statements like those of herald.index_statements(), the other way round.
+create or replace function herald.index_removal_statements() returns table (statement text, brief boolean)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $herald$
+  -- A partitioned index cannot be dropped concurrently; dropping it takes the attached ones along.
+  select case relkind when 'I' then format('drop index %s', index) else format('drop index concurrently %s', index) end,
+         relkind = 'I'
+    from herald.installed
+   cross join lateral to_regclass(installed.name) as index
+    join pg_class on pg_class.oid = index
+   where installed.kind = 'index' and installed.origin = 'installed'
+  union all
+  -- What an interrupted build left on a partition and never attached.
+  select format('drop index concurrently %s', pg_class.oid::regclass), false
+    from herald.installed
+    join herald.message_tables() as message_table on true
+    join pg_index on indrelid = message_table
+    join pg_class on pg_class.oid = indexrelid and pg_class.relkind = 'i' and not pg_class.relispartition
+   where installed.kind = 'index' and installed.origin = 'installed'
+     and format('public.%I', regexp_replace(pg_class.relname, '_[0-9]+$', '')) = installed.name
+     and pg_class.relname ~ '_[0-9]+$'
+$herald$;

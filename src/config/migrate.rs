@@ -1,0 +1,180 @@
+//! Settings of `herald migrate`.
+
+use std::time::Duration;
+
+use super::{Mistakes, quantity};
+
+/// The flags of `herald migrate` as typed.
+#[derive(clap::Args)]
+pub struct Flags {
+    /// The database, as a URL or as key=value pairs.
+    #[arg(
+        long,
+        env = "DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL",
+        global = true
+    )]
+    database_url: Option<String>,
+
+    /// A direct connection to the primary, if `DATABASE_URL` goes through a pooler: a pooler in transaction mode can
+    /// neither build indexes concurrently nor keep two migrations apart. Preferred if set.
+    #[arg(
+        long,
+        env = "HERALD_FEED_DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL",
+        global = true
+    )]
+    feed_database_url: Option<String>,
+
+    /// How long each wait may last: for another migration, for locks on the tables, for old transactions during an
+    /// index build. Writers are never held up for longer than half a second, whatever stands here.
+    #[arg(long, env = "HERALD_MIGRATE_PATIENCE", default_value = "2m", value_parser = quantity::duration, global = true)]
+    patience: Duration,
+
+    /// Print the SQL, as a script for psql that installs into a database without Herald (with `uninstall`: that removes
+    /// it), and stop. No database is asked or changed.
+    #[arg(long, global = true)]
+    print: bool,
+
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+/// What to do other than installing.
+#[derive(Clone, Copy, Debug, clap::Subcommand)]
+enum Action {
+    /// Remove everything that Herald installed and leave the application as it was.
+    Uninstall,
+}
+
+/// Which way to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Install, upgrade or repair.
+    Install,
+    /// Remove.
+    Uninstall,
+}
+
+/// The settings of `herald migrate`, checked.
+pub enum Migrate {
+    /// Show the SQL.
+    Print(Direction),
+    /// Run it.
+    Run {
+        /// Installing or removing.
+        direction: Direction,
+        /// A direct connection to the primary.
+        database_url: String,
+        /// The bound of each single wait.
+        patience: Duration,
+    },
+}
+
+impl Flags {
+    /// Checks what was typed.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn check(self) -> Result<Migrate, Mistakes> {
+        let direction = match self.action {
+            None => Direction::Install,
+            Some(Action::Uninstall) => Direction::Uninstall,
+        };
+        if self.print {
+            return Ok(Migrate::Print(direction));
+        }
+        let mut mistakes = Mistakes::none();
+        // A variable that is set to nothing is as good as unset.
+        let database_url = [self.feed_database_url, self.database_url]
+            .into_iter()
+            .flatten()
+            .find(|url| !url.is_empty());
+        if let Some(database_url) = database_url {
+            return Ok(Migrate::Run {
+                direction,
+                database_url,
+                patience: self.patience,
+            });
+        }
+        mistakes.note(
+            "DATABASE_URL",
+            "not set; give the database, such as postgres://owner@localhost/app",
+        );
+        Err(mistakes)
+    }
+}
+
+// Written by hand, because the URLs hold passwords.
+impl std::fmt::Debug for Flags {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Flags")
+            .field("patience", &self.patience)
+            .field("print", &self.print)
+            .field("action", &self.action)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Migrate {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Print(direction) => formatter.debug_tuple("Print").field(direction).finish(),
+            Self::Run {
+                direction, patience, ..
+            } => formatter
+                .debug_struct("Run")
+                .field("direction", direction)
+                .field("patience", patience)
+                .finish_non_exhaustive(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(database_url: Option<&str>, feed_database_url: Option<&str>) -> Flags {
+        Flags {
+            database_url: database_url.map(str::to_owned),
+            feed_database_url: feed_database_url.map(str::to_owned),
+            patience: Duration::from_secs(1),
+            print: false,
+            action: None,
+        }
+    }
+
+    fn url(flags: Flags) -> String {
+        match flags.check().unwrap() {
+            Migrate::Run { database_url, .. } => database_url,
+            Migrate::Print(_) => unreachable!("nothing is to be printed"),
+        }
+    }
+
+    #[test]
+    fn the_direct_connection_is_preferred_if_it_is_set_to_something() {
+        assert_eq!(url(flags(Some("pooler"), Some("direct"))), "direct");
+        assert_eq!(url(flags(Some("pooler"), Some(""))), "pooler");
+    }
+
+    #[test]
+    fn without_a_database_it_says_which_variable_to_set() {
+        assert!(
+            flags(None, None)
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("DATABASE_URL: not set")
+        );
+    }
+
+    #[test]
+    fn a_password_does_not_show_in_debug_output() {
+        let text = format!("{:?}", flags(Some("postgres://a:secret@b/c"), None));
+        assert!(!text.contains("secret"), "{text}");
+    }
+}

@@ -1,0 +1,161 @@
+//! The SQL, in the order in which it runs: for [`super::install`] piece by piece, for `--print` as one script.
+//!
+//! Both use the same texts from `sql/`, so that what is printed is what is run.
+
+use std::fmt::Write as _;
+
+use super::SCHEMA_VERSION;
+
+/// Raises error `HR001` with all that keeps Herald from being installed.
+pub(super) const CHECK: &str = include_str!("../../sql/check.sql");
+/// Takes the lock that creating triggers needs.
+pub(super) const LOCK: &str = include_str!("../../sql/lock.sql");
+/// Takes the lock that dropping triggers needs.
+pub(super) const UNLINK: &str = include_str!("../../sql/unlink.sql");
+
+/// What brings the tables from each version to the next; the first element makes version 1 out of nothing.
+pub(super) const TABLES: [&str; 1] = [include_str!("../../sql/schema.sql")];
+
+/// The functions, which are replaced as a whole with every version.
+pub(super) const FUNCTIONS: [&str; 6] = [
+    include_str!("../../sql/epoch.sql"),
+    include_str!("../../sql/triggers.sql"),
+    include_str!("../../sql/view.sql"),
+    include_str!("../../sql/indexes.sql"),
+    include_str!("../../sql/uninstall.sql"),
+    include_str!("../../sql/private.sql"),
+];
+
+/// What is called, after tables and functions are there, before the lock on `messages` is asked for. Each answers
+/// with rows for the report.
+pub(super) const BEFORE_LOCK: [&str; 4] = [
+    "herald.forget_foreign_log()",
+    "herald.check_row_security()",
+    "herald.install_view()",
+    "herald.install_indexes()",
+];
+
+/// What is called under the lock.
+pub(super) const UNDER_LOCK: [&str; 1] = ["herald.install_triggers()"];
+
+/// What is called under the lock that [`UNLINK`] takes.
+pub(super) const UNLINKED: [&str; 2] = ["herald.remove_triggers()", "herald.remove_view()"];
+
+/// Names the statements that are still needed for the indexes.
+pub(super) const INDEX_STATEMENTS: &str = "herald.index_statements()";
+/// Names the statements that are still needed to be rid of the indexes.
+pub(super) const INDEX_REMOVAL_STATEMENTS: &str = "herald.index_removal_statements()";
+
+/// Settings of every transaction: names are looked up nowhere but where they are said to be, and a lock is waited for
+/// no longer than writers can be made to wait behind it.
+pub(super) const TRANSACTION_SETTINGS: &str = "\
+set local search_path = pg_catalog, pg_temp;
+set local client_min_messages = warning;
+set local lock_timeout = '250ms';
+set local statement_timeout = 0;
+";
+
+/// Bounds the lock on `messages` together with its partitions, each of which may be waited for by itself.
+pub(super) const LOCK_SETTINGS: &str = "set local statement_timeout = '500ms';\n";
+/// Ends [`LOCK_SETTINGS`].
+pub(super) const LOCKED_SETTINGS: &str = "set local statement_timeout = 0;\n";
+
+/// Removes the schema, once nothing outside it needs it any more.
+pub(super) const DROP_SCHEMA: &str = "drop schema herald cascade;\n";
+
+/// Notes which version the tables and functions now have.
+pub(super) fn note_version() -> String {
+    format!(
+        "update herald.state set schema_version = {SCHEMA_VERSION} where schema_version <> {SCHEMA_VERSION};\n"
+    )
+}
+
+/// The SQL that [`super::install`] runs on a database that has no Herald yet, as a script for `psql`.
+///
+/// It is safe to repeat. It does not try again when a lock is not to be had within its bound: it stops there, having
+/// changed nothing, and can be run again.
+pub fn script() -> String {
+    let mut script = header("Installs what Herald needs", "herald migrate");
+    script += "begin;\n";
+    script += TRANSACTION_SETTINGS;
+    for text in [CHECK].into_iter().chain(TABLES).chain(FUNCTIONS) {
+        section(&mut script, text);
+    }
+    section(&mut script, &note_version());
+    calls(&mut script, &BEFORE_LOCK);
+    section(&mut script, LOCK_SETTINGS);
+    script += LOCK;
+    script += LOCKED_SETTINGS;
+    calls(&mut script, &UNDER_LOCK);
+    script += "commit;\n";
+    each_statement(&mut script, INDEX_STATEMENTS);
+    script
+}
+
+/// The SQL that [`super::uninstall`] runs, as a script for `psql`.
+pub fn uninstall_script() -> String {
+    let mut script = header(
+        "Removes Herald and leaves the application as it was",
+        "herald migrate uninstall",
+    );
+    script += "begin;\n";
+    script += TRANSACTION_SETTINGS;
+    script += LOCK_SETTINGS;
+    script += UNLINK;
+    script += LOCKED_SETTINGS;
+    calls(&mut script, &UNLINKED);
+    script += "commit;\n";
+    each_statement(&mut script, INDEX_REMOVAL_STATEMENTS);
+    script += "begin;\n";
+    script += TRANSACTION_SETTINGS;
+    script += DROP_SCHEMA;
+    script += "commit;\n";
+    script
+}
+
+fn header(purpose: &str, command: &str) -> String {
+    format!(
+        "-- {purpose}: what `{command}` of herald {version} (schema version {SCHEMA_VERSION}) runs.\n\
+         -- For psql, on a direct connection to the primary.\n\
+         \\set ON_ERROR_STOP on\n\n",
+        version = env!("CARGO_PKG_VERSION"),
+    )
+}
+
+fn section(script: &mut String, text: &str) {
+    script.push('\n');
+    script.push_str(text);
+}
+
+fn calls(script: &mut String, functions: &[&str]) {
+    script.push('\n');
+    for function in functions {
+        // Writing to a string cannot fail.
+        let _written = writeln!(script, "select * from {function};");
+    }
+}
+
+fn each_statement(script: &mut String, function: &str) {
+    let _written = write!(
+        script,
+        "\n-- Each statement by itself: concurrent work on indexes cannot be part of a transaction.\n\
+         select statement from {function} \\gexec\n\n"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_have_one_step_for_every_schema_version() {
+        assert_eq!(TABLES.len(), usize::try_from(SCHEMA_VERSION).unwrap());
+    }
+
+    #[test]
+    fn every_text_ends_its_last_line() {
+        for text in [CHECK, LOCK, UNLINK].into_iter().chain(TABLES).chain(FUNCTIONS) {
+            assert!(text.ends_with(";\n") || text.ends_with("$herald$;\n"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! What the tests stand on: a private Postgres, a database each, and a session that hears notifications.
+
+pub(crate) mod cluster;
+pub(crate) mod database;
+
+/// The tables of the application that Herald is put beside.
+pub(crate) const APPLICATION: &str = include_str!("app.sql");
