@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::dev::{ChatterFlags, DevFlags};
+
+pub mod dev;
+
 /// Settings or flags that cannot be used: `EX_USAGE` of BSD's `sysexits.h`.
 pub const EXIT_USAGE: u8 = 64;
 
@@ -16,7 +20,13 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    /// Run a private Postgres, a demo application with people who talk, and the gateway, all in one
+    Dev(DevFlags),
+    /// People of the demo who talk until standard input ends; started by `herald dev`
+    #[command(hide = true)]
+    DevChatter(ChatterFlags),
+}
 
 /// Reads the command line and runs what it asks for. The answer is the process's exit code.
 pub fn run() -> ExitCode {
@@ -33,5 +43,8 @@ pub fn run() -> ExitCode {
             };
         }
     };
-    match cli.command {}
+    match cli.command {
+        Command::Dev(flags) => dev::run(flags),
+        Command::DevChatter(flags) => dev::run_chatter(&flags),
+    }
 }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+pub mod dev;
 pub mod quantity;
 
 /// All that is wrong with the settings of one command. Never empty when it is an error.
