@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use super::EXIT_USAGE;
+use super::{EXIT_USAGE, fail};
 use crate::{
     auth::issue,
     config::token::{TokenFlags, TokenSettings},
@@ -17,7 +17,7 @@ use crate::{
 pub(super) fn run(flags: TokenFlags) -> ExitCode {
     let settings = match flags.check() {
         Ok(settings) => settings,
-        Err(mistakes) => return fail(&mistakes, EXIT_USAGE),
+        Err(mistakes) => return fail("token", &mistakes, EXIT_USAGE),
     };
     let TokenSettings {
         user,
@@ -29,14 +29,8 @@ pub(super) fn run(flags: TokenFlags) -> ExitCode {
     match issue(&secret, user, audience.as_deref(), issuer.as_deref(), lifetime) {
         Ok(token) => match writeln!(io::stdout(), "{}", token.expose()) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error, 1),
+            Err(error) => fail("token", &error, 1),
         },
-        Err(error) => fail(&error, 1),
+        Err(error) => fail("token", &error, 1),
     }
-}
-
-fn fail(problem: &dyn std::fmt::Display, code: u8) -> ExitCode {
-    // If standard error is closed there is nobody to tell; the exit code still does.
-    let _told = writeln!(io::stderr(), "herald token: {problem}");
-    ExitCode::from(code)
 }

@@ -6,7 +6,7 @@ use super::{Mistakes, quantity};
 
 /// The flags of `herald migrate` as typed.
 #[derive(clap::Args)]
-pub struct Flags {
+pub struct MigrateFlags {
     /// The database, as a URL or as key=value pairs.
     #[arg(
         long,
@@ -73,7 +73,7 @@ pub enum Migrate {
     },
 }
 
-impl Flags {
+impl MigrateFlags {
     /// Checks what was typed.
     ///
     /// # Errors
@@ -108,10 +108,10 @@ impl Flags {
 }
 
 // Written by hand, because the URLs hold passwords.
-impl std::fmt::Debug for Flags {
+impl std::fmt::Debug for MigrateFlags {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
-            .debug_struct("Flags")
+            .debug_struct("MigrateFlags")
             .field("patience", &self.patience)
             .field("print", &self.print)
             .field("action", &self.action)
@@ -138,8 +138,8 @@ impl std::fmt::Debug for Migrate {
 mod tests {
     use super::*;
 
-    fn flags(database_url: Option<&str>, feed_database_url: Option<&str>) -> Flags {
-        Flags {
+    fn flags(database_url: Option<&str>, feed_database_url: Option<&str>) -> MigrateFlags {
+        MigrateFlags {
             database_url: database_url.map(str::to_owned),
             feed_database_url: feed_database_url.map(str::to_owned),
             patience: Duration::from_secs(1),
@@ -148,7 +148,7 @@ mod tests {
         }
     }
 
-    fn url(flags: Flags) -> String {
+    fn url(flags: MigrateFlags) -> String {
         match flags.check().unwrap() {
             Migrate::Run { database_url, .. } => database_url,
             Migrate::Print(_) => unreachable!("nothing is to be printed"),

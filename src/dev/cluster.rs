@@ -19,7 +19,6 @@ use std::{
 };
 
 use tokio::{process::Command, sync::Mutex, time::Instant};
-use tokio_postgres::NoTls;
 
 pub use super::guardian::Stop;
 use super::{
@@ -460,18 +459,12 @@ impl Cluster {
             statement: statement.to_owned(),
             error,
         };
-        let (client, connection) = tokio_postgres::connect(&self.url("postgres"), NoTls)
-            .await
-            .map_err(refused)?;
-        // The connection ends when the client has been dropped, so that both together end after the statement.
-        let (answer, _closed) = tokio::join!(
-            async {
-                let client = client;
-                client.batch_execute(statement).await
-            },
-            connection
-        );
-        answer.map_err(refused)
+        super::with_client(&self.url("postgres"), async |client| {
+            client.batch_execute(statement).await
+        })
+        .await
+        .and_then(|answer| answer)
+        .map_err(refused)
     }
 
     /// Makes the data folder. It appears under its name only when it is complete.

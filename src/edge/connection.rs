@@ -37,7 +37,11 @@ pub(super) struct Connection {
 
 impl Connection {
     /// A connection that counts in the gauge, and holds its place among the allowed ones if it has one.
-    pub(super) const fn new(stream: TcpStream, counted: GaugeGuard, permit: Option<OwnedSemaphorePermit>) -> Self {
+    pub(super) const fn new(
+        stream: TcpStream,
+        counted: GaugeGuard,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Self {
         Self {
             stream,
             _counted: counted,

@@ -206,9 +206,10 @@ mod tests {
             registry.join(*user, *session, outbox());
         }
         assert_eq!((registry.users(), registry.sessions()), (2_500, 5_000));
+        let registry = &registry;
         std::thread::scope(|scope| {
             for part in everyone.chunks(625) {
-                scope.spawn(|| {
+                scope.spawn(move || {
                     for (user, session) in part {
                         registry.leave(*user, *session);
                     }
