@@ -4,6 +4,7 @@ mod dev;
 mod migrate;
 mod serve;
 mod signals;
+mod tail;
 mod token;
 
 use std::{
@@ -18,6 +19,7 @@ use crate::config::{
     dev::{ChatterFlags, DevFlags},
     migrate::MigrateFlags,
     serve::ServeFlags,
+    tail::TailFlags,
     token::TokenFlags,
 };
 
@@ -40,6 +42,8 @@ enum Command {
     Migrate(MigrateFlags),
     /// Print a token for development, signed with the shared secret.
     Token(TokenFlags),
+    /// Follow one user's messages as they come, through restarts of the gateway and losses of the network.
+    Tail(Box<TailFlags>),
     /// Run a private Postgres, a demo application with people who talk, and the gateway, all in one.
     Dev(DevFlags),
     /// People of the demo who talk until standard input ends; started by `herald dev`.
@@ -66,6 +70,7 @@ pub fn run() -> ExitCode {
         Command::Serve(flags) => serve::run(*flags),
         Command::Migrate(flags) => migrate::run(flags),
         Command::Token(flags) => token::run(flags),
+        Command::Tail(flags) => tail::run(*flags),
         Command::Dev(flags) => dev::run(flags),
         Command::DevChatter(flags) => dev::run_chatter(&flags),
     }

@@ -10,6 +10,7 @@ pub mod migrate;
 pub mod quantity;
 pub mod secret;
 pub mod serve;
+pub mod tail;
 pub mod token;
 
 /// All that is wrong with the settings of one command. Never empty when it is an error.
