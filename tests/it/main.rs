@@ -6,5 +6,6 @@
 )]
 
 mod cluster;
+mod delivery;
 mod migrate;
 mod support;
