@@ -9,6 +9,7 @@
 //! it opens: whoever listens for notifications has to poll it.
 
 mod failure;
+mod parameters;
 mod settings;
 mod tls;
 
