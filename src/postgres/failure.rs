@@ -180,5 +180,5 @@ fn tls_refusal(error: &Error) -> Option<TlsRefusal> {
 
 /// Whether the two sides could not agree on how to authenticate: no password given, or no channel binding.
 fn is_authentication(error: &Error) -> bool {
-    error.to_string() == "authentication error"
+    ["authentication error", "invalid configuration"].contains(&error.to_string().as_str())
 }
