@@ -5,5 +5,6 @@
     reason = "clippy knows tests by their attribute, not what they call"
 )]
 
+mod auth;
 mod cluster;
 mod postgres_tls;
