@@ -486,7 +486,8 @@ impl Signer {
         let mut jwk = match algorithm {
             // The library derives this one only from a form of private key that rcgen does not write.
             Algorithm::EdDSA => {
-                Jwk::from_decoding_key(&DecodingKey::from_ed_der(pair.public_key_raw()), Some(algorithm)).unwrap()
+                Jwk::from_decoding_key(&DecodingKey::from_ed_der(pair.public_key_raw()), Some(algorithm))
+                    .unwrap()
             }
             _ => Jwk::from_encoding_key(&key, algorithm).unwrap(),
         };
