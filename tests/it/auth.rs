@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{Read, Write},
     process::Command,
     sync::{
         Arc, Mutex,
@@ -27,7 +28,8 @@ use herald::{
     tasks::Tasks,
 };
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, jwk::Jwk};
-use rcgen::KeyPair;
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::{net::TcpSocket, time::Instant};
 
@@ -260,6 +262,67 @@ async fn tokens_that_come_before_the_first_fetch_has_ended_wait_for_it() {
     );
     verifier.authenticate(&signer.token()).await.unwrap();
     assert_eq!(source.fetches(), 1);
+}
+
+#[tokio::test]
+async fn keys_come_over_https_from_a_server_that_the_system_trusts_and_from_no_other() {
+    let signer = Signer::p256("k");
+    let pair = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()])
+        .unwrap()
+        .self_signed(&pair)
+        .unwrap();
+    let port = serve_tls(
+        certificate.der().clone(),
+        &pair,
+        jwks(std::slice::from_ref(&signer)),
+    );
+    let url = format!("https://127.0.0.1:{port}/keys");
+
+    let config = AuthConfig {
+        jwks: Some(url.parse().unwrap()),
+        timing: quiet(),
+        ..AuthConfig::default()
+    };
+    let verifier = Verifier::start(config, &Tasks::new()).await.unwrap();
+    assert_eq!(
+        verifier.authenticate(&signer.token()).await.map(drop),
+        Err(AuthError::KeysUnavailable)
+    );
+
+    // What the system trusts is read once from the environment, so it takes a process of its own to trust more.
+    let folder = tempfile::tempdir().unwrap();
+    let trusted = folder.path().join("trusted.pem");
+    fs::write(&trusted, certificate.pem()).unwrap();
+    let child = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "auth::child_that_fetches_over_https"])
+        .env("SSL_CERT_FILE", trusted)
+        .env("HERALD_TEST_JWKS", url)
+        .env("HERALD_TEST_TOKEN", signer.token().expose())
+        .output();
+    let child = tokio::time::timeout(PATIENCE, child).await.unwrap().unwrap();
+    let told = String::from_utf8_lossy(&child.stdout).into_owned();
+    assert!(child.status.success() && told.contains("1 passed"), "{told}");
+}
+
+#[tokio::test]
+#[ignore = "it is run by keys_come_over_https_from_a_server_that_the_system_trusts_and_from_no_other"]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this is how its parent tells it what to do"
+)]
+async fn child_that_fetches_over_https() {
+    let source = std::env::var("HERALD_TEST_JWKS").unwrap().parse().unwrap();
+    let config = AuthConfig {
+        jwks: Some(source),
+        timing: quiet(),
+        ..AuthConfig::default()
+    };
+    let verifier = Verifier::start(config, &Tasks::new()).await.unwrap();
+    verifier
+        .authenticate(&Token::new(std::env::var("HERALD_TEST_TOKEN").unwrap()))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -619,6 +682,46 @@ impl Source {
     fn fetches(&self) -> usize {
         self.state.1.load(Ordering::SeqCst)
     }
+}
+
+/// An HTTPS server for one answer, in a thread that lasts as long as the process; the answer is its port.
+fn serve_tls(certificate: CertificateDer<'static>, pair: &KeyPair, body: String) -> u16 {
+    let key = PrivateKeyDer::try_from(pair.serialize_der()).unwrap();
+    let config =
+        rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+    let config = Arc::new(config);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            // A client that does not trust the certificate hangs up here, which is its right.
+            let mut stream = rustls::StreamOwned::new(
+                rustls::ServerConnection::new(Arc::clone(&config)).unwrap(),
+                socket.unwrap(),
+            );
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                match stream.read(&mut byte) {
+                    Ok(1) => request.push(byte[0]),
+                    _ => break,
+                }
+            }
+            let length = body.len();
+            let _sent = write!(
+                stream,
+                "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}"
+            );
+            stream.conn.send_close_notify();
+            let _closed = stream.flush();
+        }
+    });
+    port
 }
 
 async fn respond(State(state): State<Arc<(Mutex<Answer>, AtomicUsize)>>) -> Response {
