@@ -8,6 +8,7 @@
 use std::{error::Error as _, fmt::Write as _, io};
 
 use deadpool_postgres::PoolError;
+use rustls::AlertDescription;
 use tokio_postgres::{Error, error::SqlState};
 
 use super::{ConnectError, Settings};
@@ -174,7 +175,16 @@ fn tls_refusal(error: &Error) -> Option<TlsRefusal> {
         rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => {
             Some(TlsRefusal::Certificate)
         }
-        _ => Some(TlsRefusal::Protocol),
+        rustls::Error::PeerIncompatible(_)
+        | rustls::Error::AlertReceived(
+            AlertDescription::HandshakeFailure
+            | AlertDescription::ProtocolVersion
+            | AlertDescription::InsufficientSecurity
+            | AlertDescription::CertificateRequired
+            | AlertDescription::NoApplicationProtocol,
+        ) => Some(TlsRefusal::Protocol),
+        // What is left is a peer out of order, a proxy on its way down say.
+        _ => None,
     }
 }
 

@@ -103,6 +103,19 @@ async fn each_sslmode_accepts_what_libpq_documents_from_a_server_without_tls() {
 }
 
 #[tokio::test]
+async fn a_server_that_speaks_only_outdated_tls_is_refused_for_good() {
+    let server = TlsServer::start().await;
+    for sql in [
+        "alter system set ssl_min_protocol_version = 'TLSv1'",
+        "alter system set ssl_max_protocol_version = 'TLSv1.1'",
+    ] {
+        server.reload(sql).await;
+    }
+    let settings = server.settings("require", None, NAME);
+    outcome(&settings, Outcome::Fatal("check its TLS settings"), "TLS 1.1").await;
+}
+
+#[tokio::test]
 async fn a_certificate_that_is_its_own_root_is_accepted_by_its_name_only() {
     let server = TlsServer::start().await;
     // As `openssl req -x509` makes it, and PostgreSQL's documentation shows it: a certificate authority by itself.
