@@ -18,8 +18,8 @@ use crate::support::database::{AT_MOST, Database, people};
 /// Enough rows for the index builds to take a while, and few enough for the test not to.
 const ROWS: i32 = 200_000;
 
-/// What a writer may have to wait: the 250 ms of one attempt at the lock, and as much again for a busy machine to
-/// schedule two processes and commit.
+/// What a writer may have to wait: the 250 ms of one attempt at the lock, and twice as much again for a busy machine
+/// to schedule two processes and commit.
 const LONGEST_WRITE: Duration = Duration::from_millis(750);
 
 /// A writer that inserts one message after another, each in its own transaction, until it is told to stop.
