@@ -31,13 +31,14 @@ pub(super) fn run(flags: Flags) -> ExitCode {
         }),
         Migrate::Run {
             direction,
+            setting,
             database_url,
             patience,
         } => {
             // The text of such an error names the part that is wrong and does not repeat the URL.
             let config: Config = match database_url.parse() {
                 Ok(config) => config,
-                Err(error) => return fail(&format!("DATABASE_URL: {}", with_cause(&error)), EXIT_USAGE),
+                Err(error) => return fail(&format!("{setting}: {}", with_cause(&error)), EXIT_USAGE),
             };
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,

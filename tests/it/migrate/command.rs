@@ -84,7 +84,7 @@ fn a_database_that_cannot_be_reached_ends_with_1() {
 fn printing_needs_no_database() {
     let output = herald(&["migrate", "--print"], &[]);
     assert!(output.status.success());
-    assert_eq!(text(&output.stdout), herald::migrate::script());
+    assert!(text(&output.stdout) == herald::migrate::script());
     let output = herald(&["migrate", "uninstall", "--print"], &[]);
-    assert_eq!(text(&output.stdout), herald::migrate::uninstall_script());
+    assert!(text(&output.stdout) == herald::migrate::uninstall_script());
 }
