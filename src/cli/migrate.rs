@@ -6,23 +6,24 @@ use std::{
     time::Duration,
 };
 
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::Client;
 
-use super::EXIT_USAGE;
+use super::{EXIT_USAGE, fail};
 use crate::{
-    config::migrate::{Direction, Flags, Migrate},
+    config::migrate::{Direction, Migrate, MigrateFlags},
     migrate::{self, Report, SCHEMA_VERSION},
+    postgres::{ConnectError, Failure, Settings, connect},
     tasks::Tasks,
 };
 
 /// How long to wait for the server to accept the connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Runs the command; the answer is the process's exit code.
-pub(super) fn run(flags: Flags) -> ExitCode {
+pub(super) fn run(flags: MigrateFlags) -> ExitCode {
     let settings = match flags.check() {
         Ok(settings) => settings,
-        Err(mistakes) => return fail(&mistakes, EXIT_USAGE),
+        Err(mistakes) => return fail("migrate", &mistakes, EXIT_USAGE),
     };
     match settings {
         Migrate::Print(direction) => print(&match direction {
@@ -35,29 +36,25 @@ pub(super) fn run(flags: Flags) -> ExitCode {
             database_url,
             patience,
         } => {
-            // The text of such an error names the part that is wrong and does not repeat the URL.
-            let config: Config = match database_url.parse() {
-                Ok(config) => config,
-                Err(error) => return fail(&format!("{setting}: {}", with_cause(&error)), EXIT_USAGE),
+            let settings = match Settings::parse(&database_url) {
+                Ok(settings) => settings,
+                Err(error) => return fail("migrate", &format!("{setting}: {error}"), EXIT_USAGE),
             };
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
-                Err(error) => return fail(&format!("the runtime cannot start: {error}"), 1),
+                Err(error) => return fail("migrate", &format!("the runtime cannot start: {error}"), 1),
             };
-            runtime.block_on(migrate_database(direction, config, patience))
+            runtime.block_on(migrate_database(direction, &settings, patience))
         }
     }
 }
 
-async fn migrate_database(direction: Direction, config: Config, patience: Duration) -> ExitCode {
+async fn migrate_database(direction: Direction, settings: &Settings, patience: Duration) -> ExitCode {
     let tasks = Tasks::new();
-    let mut client = match connect(config, &tasks).await {
+    let mut client = match open(settings, &tasks).await {
         Ok(client) => client,
         Err(error) => {
-            return fail(
-                &format!("cannot connect to the database: {}", with_cause(&error)),
-                1,
-            );
+            return fail("migrate", &Failure::of_connect(&error, settings).reason(), 1);
         }
     };
     let result = match direction {
@@ -66,15 +63,12 @@ async fn migrate_database(direction: Direction, config: Config, patience: Durati
     };
     match result {
         Ok(report) => print(&summary(&report, direction)),
-        Err(error) => fail(&error, 1),
+        Err(error) => fail("migrate", &error, 1),
     }
 }
 
-async fn connect(mut config: Config, tasks: &Tasks) -> Result<Client, tokio_postgres::Error> {
-    config
-        .application_name("herald migrate")
-        .connect_timeout(CONNECT_TIMEOUT);
-    let (client, connection) = config.connect(NoTls).await?;
+async fn open(settings: &Settings, tasks: &Tasks) -> Result<Client, ConnectError> {
+    let (client, connection) = connect(settings, "herald migrate", CONNECT_DEADLINE).await?;
     tasks.spawn("postgres connection", async move {
         if let Err(error) = connection.await {
             // The statement that was running fails with the same news.
@@ -95,24 +89,12 @@ fn summary(report: &Report, direction: Direction) -> String {
     format!("{report}{end}")
 }
 
-fn with_cause(error: &dyn std::error::Error) -> String {
-    error
-        .source()
-        .map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
-}
-
 /// Writes to standard output. A reader that has gone away (`herald migrate --print | head`) is no failure.
 fn print(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            fail(&format!("cannot write the output: {error}"), 1)
+            fail("migrate", &format!("cannot write the output: {error}"), 1)
         }
         _ => ExitCode::SUCCESS,
     }
-}
-
-fn fail(problem: &dyn std::fmt::Display, code: u8) -> ExitCode {
-    // If standard error is closed, the exit code still tells.
-    let _written = writeln!(io::stderr(), "herald migrate: {problem}");
-    ExitCode::from(code)
 }

@@ -1,12 +1,25 @@
 //! The commands. Each file runs one; what it was told stands in the file of the same name under `config`.
 
-use std::process::ExitCode;
+mod dev;
+mod migrate;
+mod serve;
+mod signals;
+mod token;
+
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
-use crate::config;
-
-mod migrate;
+use crate::config::{
+    dev::{ChatterFlags, DevFlags},
+    migrate::MigrateFlags,
+    serve::ServeFlags,
+    token::TokenFlags,
+};
 
 /// Settings or flags that cannot be used: `EX_USAGE` of BSD's `sysexits.h`.
 pub const EXIT_USAGE: u8 = 64;
@@ -21,8 +34,17 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Installs or upgrades what Herald needs in the database; safe to repeat, safe on a live table.
-    Migrate(config::migrate::Flags),
+    /// Run the gateway.
+    Serve(Box<ServeFlags>),
+    /// Install, upgrade or remove what Herald needs in the database; safe to repeat, safe on a live table.
+    Migrate(MigrateFlags),
+    /// Print a token for development, signed with the shared secret.
+    Token(TokenFlags),
+    /// Run a private Postgres, a demo application with people who talk, and the gateway, all in one.
+    Dev(DevFlags),
+    /// People of the demo who talk until standard input ends; started by `herald dev`.
+    #[command(hide = true)]
+    DevChatter(ChatterFlags),
 }
 
 /// Reads the command line and runs what it asks for. The answer is the process's exit code.
@@ -41,6 +63,17 @@ pub fn run() -> ExitCode {
         }
     };
     match cli.command {
+        Command::Serve(flags) => serve::run(*flags),
         Command::Migrate(flags) => migrate::run(flags),
+        Command::Token(flags) => token::run(flags),
+        Command::Dev(flags) => dev::run(flags),
+        Command::DevChatter(flags) => dev::run_chatter(&flags),
     }
+}
+
+/// Says on standard error why a command ends, and answers its exit code.
+fn fail(command: &str, problem: &dyn Display, code: u8) -> ExitCode {
+    // If standard error is closed, the exit code still tells.
+    let _written = writeln!(io::stderr(), "herald {command}: {problem}");
+    ExitCode::from(code)
 }

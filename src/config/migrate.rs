@@ -6,7 +6,7 @@ use super::{Mistakes, quantity};
 
 /// The flags of `herald migrate` as typed.
 #[derive(clap::Args)]
-pub struct Flags {
+pub struct MigrateFlags {
     /// The database, as a URL or as key=value pairs.
     #[arg(
         long,
@@ -75,7 +75,7 @@ pub enum Migrate {
     },
 }
 
-impl Flags {
+impl MigrateFlags {
     /// Checks what was typed.
     ///
     /// # Errors
@@ -114,10 +114,10 @@ impl Flags {
 }
 
 // Written by hand, because the URLs hold passwords.
-impl std::fmt::Debug for Flags {
+impl std::fmt::Debug for MigrateFlags {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
-            .debug_struct("Flags")
+            .debug_struct("MigrateFlags")
             .field("patience", &self.patience)
             .field("print", &self.print)
             .field("action", &self.action)
@@ -144,8 +144,8 @@ impl std::fmt::Debug for Migrate {
 mod tests {
     use super::*;
 
-    fn flags(database_url: Option<&str>, feed_database_url: Option<&str>) -> Flags {
-        Flags {
+    fn flags(database_url: Option<&str>, feed_database_url: Option<&str>) -> MigrateFlags {
+        MigrateFlags {
             database_url: database_url.map(str::to_owned),
             feed_database_url: feed_database_url.map(str::to_owned),
             patience: Duration::from_secs(1),
@@ -154,7 +154,7 @@ mod tests {
         }
     }
 
-    fn url(flags: Flags) -> (&'static str, String) {
+    fn url(flags: MigrateFlags) -> (&'static str, String) {
         match flags.check().unwrap() {
             Migrate::Run {
                 setting,

@@ -5,8 +5,12 @@
 
 use std::fmt;
 
+pub mod dev;
 pub mod migrate;
 pub mod quantity;
+pub mod secret;
+pub mod serve;
+pub mod token;
 
 /// All that is wrong with the settings of one command. Never empty when it is an error.
 #[derive(Debug, Default)]

@@ -2,26 +2,13 @@
 
 use std::time::Duration;
 
-/// Reads a duration: a whole number and one of `ms`, `s`, `m`, `h`, `d`.
+/// Reads a duration: whole numbers with `ms`, `s`, `m`, `h` or `d`, such as `10s` or `1h 30m`.
 ///
 /// # Errors
 /// What was expected instead, ready to be shown beside the setting's name.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let (number, unit) = split(text);
-    let milliseconds_per_unit = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => 0,
-    };
-    match number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(milliseconds_per_unit))
-    {
-        Some(milliseconds) if milliseconds > 0 => Ok(Duration::from_millis(milliseconds)),
+    match humantime::parse_duration(text.trim()) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
         _ => Err(format!(
             "`{text}` is not a duration; write a number above zero with ms, s, m, h or d, such as 10s or 24h"
         )),

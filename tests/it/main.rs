@@ -1,7 +1,10 @@
-//! Tests against a real Postgres of their own, as one binary so that it links once.
+//! Tests against a real Postgres and real sockets, in one binary so that they share one cluster and link once.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "clippy knows tests by their attribute, not what they call"
+)]
 
-// A test that cannot be set up has failed, and a panic says so best.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
+mod cluster;
 mod migrate;
 mod support;

@@ -1,0 +1,220 @@
+//! Builds the parts of a gateway and joins them; no logic of its own.
+
+mod drain;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use deadpool_postgres::Pool;
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    auth::{AuthConfig, AuthConfigError, Verifier},
+    edge::{AllowedOrigins, Edge, acceptor::Acceptor, refusing_router, router},
+    feed::{Feed, FeedConfig, Retention},
+    hub::{FeedStatus, Hub},
+    metrics::Metrics,
+    postgres::{Settings, pool},
+    session::{RhythmConfig, Sessions},
+    store::replay::Replayer,
+    tasks::Tasks,
+};
+
+/// How long a replay, or a request, waits for a free connection of the pool.
+const POOL_WAIT: Duration = Duration::from_secs(5);
+
+/// How long a replay may take, from the question to its last row.
+const REPLAY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The settings of a gateway.
+#[derive(Clone, Debug)]
+pub struct AppConfig {
+    /// The database, for replays and upkeep; may lead through a transaction pooler.
+    pub pool_settings: Settings,
+    /// The database, for the feed; direct, to the primary.
+    pub feed_settings: Settings,
+    /// How tokens are judged.
+    pub auth: AuthConfig,
+    /// Whose pages may connect.
+    pub origins: AllowedOrigins,
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Sessions of one user at once.
+    pub sessions_per_user: usize,
+    /// The bound of each session's outbox.
+    pub outbox_bytes: usize,
+    /// The most events of one replay.
+    pub replay_events: u32,
+    /// Connections of the pool.
+    pub pool_connections: usize,
+    /// How long the log is kept.
+    pub log_retention: Duration,
+    /// Heartbeats and limits on what a client sends.
+    pub rhythm: RhythmConfig,
+    /// How patient the feed is.
+    pub feed: FeedConfig,
+}
+
+impl AppConfig {
+    /// The settings that `herald serve` has when it is told no more than a database and how to judge tokens.
+    pub fn with_defaults(database: Settings, auth: AuthConfig) -> Self {
+        Self {
+            pool_settings: database.clone(),
+            feed_settings: database,
+            auth,
+            origins: AllowedOrigins::SameHost,
+            connections_max: 100_000,
+            sessions_per_user: 64,
+            outbox_bytes: 1 << 20,
+            replay_events: 1000,
+            pool_connections: 8,
+            log_retention: Duration::from_secs(24 * 3600),
+            rhythm: RhythmConfig::default(),
+            feed: FeedConfig::default(),
+        }
+    }
+}
+
+/// Why a gateway could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Tokens cannot be judged.
+    #[error(transparent)]
+    Auth(#[from] AuthConfigError),
+    /// The pool cannot be built.
+    #[error("the connection pool cannot be built: {0}")]
+    Pool(#[from] deadpool_postgres::BuildError),
+    /// The listening socket does not know its own address.
+    #[error("the listening socket cannot be used: {0}")]
+    Socket(#[from] std::io::Error),
+}
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct App {
+    address: SocketAddr,
+    hub: Arc<Hub>,
+    feed: FeedStatus,
+    metrics: Arc<Metrics>,
+    tasks: Tasks,
+    draining: CancellationToken,
+    refused: watch::Receiver<Option<String>>,
+}
+
+impl App {
+    /// Starts a gateway on a listening socket. It answers at once, and takes sessions once its feed has begun.
+    ///
+    /// # Errors
+    /// [`StartError`]. A database that is away is no error: the feed goes on trying.
+    ///
+    /// # Cancel safety
+    /// Not safe: parts may have been started.
+    pub async fn start(config: AppConfig, listener: TcpListener) -> Result<Self, StartError> {
+        let address = listener.local_addr()?;
+        let (tasks, metrics) = (Tasks::new(), Arc::new(Metrics::new()));
+        let pool = pool(&config.pool_settings, config.pool_connections, POOL_WAIT)?;
+        let verifier = Arc::new(Verifier::start(config.auth.clone(), &tasks).await?);
+        let hub = Arc::new(Hub::new(config.sessions_per_user));
+        let feed = FeedStatus::new(Arc::clone(&metrics));
+        let sessions = Arc::new(Sessions {
+            hub: Arc::clone(&hub),
+            replayer: Replayer::new(pool.clone(), config.replay_events, REPLAY_DEADLINE),
+            verifier: Arc::clone(&verifier),
+            metrics: Arc::clone(&metrics),
+            rhythm: config.rhythm,
+            outbox_bytes: config.outbox_bytes,
+        });
+        let draining = CancellationToken::new();
+        let edge = Edge {
+            sessions,
+            verifier,
+            feed: feed.clone(),
+            pool: pool.clone(),
+            metrics: Arc::clone(&metrics),
+            tasks: tasks.clone(),
+            draining: draining.clone(),
+            origins: Arc::new(config.origins.clone()),
+        };
+        let acceptor = Acceptor {
+            listener,
+            router: router(edge),
+            refusing: refusing_router(Arc::clone(&metrics)),
+            connections_max: config.connections_max,
+            metrics: Arc::clone(&metrics),
+            tasks: tasks.clone(),
+            draining: draining.clone(),
+        };
+        tasks.spawn("acceptor", acceptor.run());
+        let (refuse, refused) = watch::channel(None);
+        let app = Self {
+            address,
+            hub,
+            feed,
+            metrics,
+            tasks,
+            draining,
+            refused,
+        };
+        app.start_feed(&config, pool, refuse);
+        Ok(app)
+    }
+
+    fn start_feed(&self, config: &AppConfig, pool: Pool, refuse: watch::Sender<Option<String>>) {
+        let metrics = || Arc::clone(&self.metrics);
+        let settings = config.feed_settings.clone();
+        let feed = Feed::new(
+            settings,
+            config.feed,
+            Arc::clone(&self.hub),
+            self.feed.clone(),
+            metrics(),
+        );
+        let stopping = self.tasks.stopping();
+        self.tasks.spawn("feed", async move {
+            if let Err(reason) = feed.run(stopping).await {
+                refuse.send_replace(Some(reason));
+            }
+        });
+        let retention = Retention::new(pool, config.log_retention, metrics());
+        self.tasks
+            .spawn("retention", retention.run(self.tasks.stopping()));
+    }
+
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its numbers.
+    pub const fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Who is connected, and how far the feed is.
+    pub const fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// What the feed is doing.
+    pub const fn feed(&self) -> &FeedStatus {
+        &self.feed
+    }
+
+    /// Waits for a reason for which the gateway cannot go on: its database refuses it until a person changes something,
+    /// and the feed has never begun. Does not resolve otherwise.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn refused(&self) -> String {
+        let mut refused = self.refused.clone();
+        loop {
+            if let Some(reason) = refused.borrow_and_update().clone() {
+                return reason;
+            }
+            if refused.changed().await.is_err() {
+                // The feed ended without a reason, because the process stops.
+                return std::future::pending().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What `herald dev` can be told.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::Args;
+
+use super::{Mistakes, serve::LogFlags};
+use crate::telemetry::LogConfig;
+
+/// The flags of `herald dev`.
+#[derive(Args, Clone, Debug)]
+pub struct DevFlags {
+    /// Where the private Postgres and its secrets are kept; it is made if it is missing
+    #[arg(
+        long,
+        env = "HERALD_DEV_FOLDER",
+        default_value = ".herald",
+        value_name = "FOLDER"
+    )]
+    pub folder: PathBuf,
+    /// Where the gateway listens
+    #[arg(
+        long,
+        env = "HERALD_BIND",
+        default_value = "127.0.0.1:4000",
+        value_name = "ADDRESS:PORT"
+    )]
+    pub bind: SocketAddr,
+    #[command(flatten)]
+    log: LogFlags,
+}
+
+/// `herald dev`, checked.
+#[derive(Debug)]
+pub struct DevConfig {
+    /// Where the private Postgres and its secrets are kept.
+    pub folder: PathBuf,
+    /// Where the gateway listens.
+    pub bind: SocketAddr,
+    /// What is logged.
+    pub log: LogConfig,
+}
+
+impl DevFlags {
+    /// Checks everything.
+    ///
+    /// # Errors
+    /// All mistakes at once.
+    pub fn check(self) -> Result<DevConfig, Mistakes> {
+        let mut mistakes = Mistakes::none();
+        let log = self.log.check(&mut mistakes);
+        mistakes.into_result()?;
+        let log = log.ok_or_else(Mistakes::none)?;
+        Ok(DevConfig {
+            folder: self.folder,
+            bind: self.bind,
+            log,
+        })
+    }
+}
+
+/// The flags of the chatter, a process that `herald dev` starts beside itself. Nobody types them.
+#[derive(Args, Clone)]
+pub struct ChatterFlags {
+    /// The demo's database. It contains a password, so it comes by the environment, which other users cannot read
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: String,
+}
+
+impl std::fmt::Debug for ChatterFlags {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("ChatterFlags").finish_non_exhaustive()
+    }
+}

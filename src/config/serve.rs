@@ -1,0 +1,388 @@
+//! Settings of `herald serve`.
+
+use std::{fmt, net::SocketAddr, time::Duration};
+
+use clap::Args;
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    Mistakes, quantity,
+    token::{JwtFlags, SECRET_VARIABLE},
+};
+use crate::{
+    app::AppConfig,
+    auth::{AuthConfig, JwksSource, JwksTiming},
+    edge::AllowedOrigins,
+    feed::FeedConfig,
+    postgres::Settings,
+    session::RhythmConfig,
+    telemetry::{LogConfig, LogFormat},
+};
+
+/// `herald serve` as typed.
+#[derive(Args)]
+pub struct ServeFlags {
+    /// The database, as a URL or as key=value pairs, for the pool; it may lead through a pooler in transaction mode.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<String>,
+    /// A direct connection to the primary for LISTEN, if `DATABASE_URL` leads through a pooler.
+    #[arg(
+        long,
+        env = "HERALD_FEED_DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    feed_database_url: Option<String>,
+    /// Where to listen.
+    #[arg(
+        long,
+        env = "HERALD_BIND",
+        default_value = "127.0.0.1:4000",
+        value_name = "ADDRESS:PORT"
+    )]
+    bind: String,
+    #[command(flatten)]
+    jwt: JwtFlags,
+    /// Public keys for RS256, ES256 and EdDSA tokens: a file or URL of a JSON Web Key Set.
+    #[arg(long, env = "HERALD_JWKS", value_name = "FILE OR URL")]
+    jwks: Option<String>,
+    /// Origins whose pages may connect, separated by commas; `*` for all. By default those of the gateway's own host.
+    #[arg(long, env = "HERALD_ALLOWED_ORIGINS", value_name = "ORIGINS")]
+    allowed_origins: Option<String>,
+    /// Connections at once; beyond it requests are answered with 503.
+    #[arg(
+        long,
+        env = "HERALD_MAX_CONNECTIONS",
+        default_value = "100000",
+        value_name = "COUNT"
+    )]
+    max_connections: String,
+    /// Sessions of one user at once; beyond it the oldest is closed.
+    #[arg(
+        long,
+        env = "HERALD_SESSIONS_PER_USER",
+        default_value = "64",
+        value_name = "COUNT"
+    )]
+    sessions_per_user: String,
+    /// What may wait for one session before it is closed as slow.
+    #[arg(
+        long,
+        env = "HERALD_OUTBOX_BYTES",
+        default_value = "1MiB",
+        value_name = "SIZE"
+    )]
+    outbox_bytes: String,
+    /// Events that are replayed to a session that comes back; one that missed more is told to reload.
+    #[arg(
+        long,
+        env = "HERALD_REPLAY_EVENTS",
+        default_value = "1000",
+        value_name = "COUNT"
+    )]
+    replay_events: String,
+    /// Connections of the pool, which also bounds how many replays run at once.
+    #[arg(
+        long,
+        env = "HERALD_POOL_CONNECTIONS",
+        default_value = "8",
+        value_name = "COUNT"
+    )]
+    pool_connections: String,
+    /// Time between two pings to a client; one that is silent for two and a half of them is gone.
+    #[arg(
+        long,
+        env = "HERALD_HEARTBEAT",
+        default_value = "25s",
+        value_name = "DURATION"
+    )]
+    heartbeat: String,
+    /// How long changes are kept for clients that come back.
+    #[arg(
+        long,
+        env = "HERALD_LOG_RETENTION",
+        default_value = "24h",
+        value_name = "DURATION"
+    )]
+    log_retention: String,
+    /// How long a shutdown may take.
+    #[arg(
+        long,
+        env = "HERALD_SHUTDOWN_GRACE",
+        default_value = "10s",
+        value_name = "DURATION"
+    )]
+    shutdown_grace: String,
+    #[command(flatten)]
+    log: LogFlags,
+}
+
+impl fmt::Debug for ServeFlags {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // URLs and the secret must not be shown.
+        formatter
+            .debug_struct("ServeFlags")
+            .field("bind", &self.bind)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is logged, as typed. Every command that runs a gateway has these.
+#[derive(Args, Clone, Debug)]
+pub struct LogFlags {
+    /// What is logged: a level (error, warn, info, debug, trace), or levels by module, such as `info,herald::feed=debug`.
+    #[arg(
+        long = "log",
+        env = "HERALD_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    filter: String,
+    /// How a line of the log looks: `text` or `json`.
+    #[arg(
+        long = "log-format",
+        env = "HERALD_LOG_FORMAT",
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
+    format: String,
+}
+
+/// `herald serve`, checked.
+#[derive(Debug)]
+pub struct ServeConfig {
+    /// Where to listen.
+    pub bind: SocketAddr,
+    /// The gateway's own settings.
+    pub app: AppConfig,
+    /// How long a shutdown may take.
+    pub shutdown_grace: Duration,
+    /// What is logged.
+    pub log: LogConfig,
+}
+
+impl LogFlags {
+    /// Notes what is wrong, and answers the rest.
+    pub fn check(self, mistakes: &mut Mistakes) -> Option<LogConfig> {
+        let filter = mistakes.check("HERALD_LOG", EnvFilter::try_new(if_set(&self.filter, "info")));
+        let format = mistakes.check(
+            "HERALD_LOG_FORMAT",
+            match if_set(&self.format, "text") {
+                "text" => Ok(LogFormat::Text),
+                "json" => Ok(LogFormat::Json),
+                other => Err(format!("`{other}` is not a format; write text or json")),
+            },
+        );
+        Some(LogConfig {
+            filter: filter?,
+            format: format?,
+        })
+    }
+}
+
+impl ServeFlags {
+    /// Checks everything.
+    ///
+    /// # Errors
+    /// All mistakes at once.
+    pub fn check(self) -> Result<ServeConfig, Mistakes> {
+        let mut mistakes = Mistakes::none();
+        let checked = self.check_into(&mut mistakes);
+        mistakes.into_result()?;
+        // Without a mistake every part is there.
+        checked.ok_or_else(Mistakes::none)
+    }
+
+    fn check_into(self, mistakes: &mut Mistakes) -> Option<ServeConfig> {
+        let database = check_databases(self.database_url, self.feed_database_url, mistakes);
+        let bind = mistakes.check("HERALD_BIND", address(if_set(&self.bind, "127.0.0.1:4000")));
+        let auth = check_auth(self.jwt, self.jwks, mistakes);
+        let origins = AllowedOrigins::parse(self.allowed_origins.as_deref().unwrap_or_default());
+        let origins = mistakes.check("HERALD_ALLOWED_ORIGINS", origins);
+        let connections_max = check_count(
+            "HERALD_MAX_CONNECTIONS",
+            &self.max_connections,
+            "100000",
+            mistakes,
+        );
+        let sessions_per_user = check_count(
+            "HERALD_SESSIONS_PER_USER",
+            &self.sessions_per_user,
+            "64",
+            mistakes,
+        );
+        let replay_events = check_count("HERALD_REPLAY_EVENTS", &self.replay_events, "1000", mistakes);
+        let pool_connections = check_count("HERALD_POOL_CONNECTIONS", &self.pool_connections, "8", mistakes);
+        let outbox_bytes = mistakes.check(
+            "HERALD_OUTBOX_BYTES",
+            quantity::bytes(if_set(&self.outbox_bytes, "1MiB")),
+        );
+        let heartbeat = check_duration("HERALD_HEARTBEAT", &self.heartbeat, "25s", mistakes);
+        let log_retention = check_duration("HERALD_LOG_RETENTION", &self.log_retention, "24h", mistakes);
+        let shutdown_grace = check_duration("HERALD_SHUTDOWN_GRACE", &self.shutdown_grace, "10s", mistakes);
+        let log = self.log.check(mistakes);
+        let (pool_settings, feed_settings) = database?;
+        Some(ServeConfig {
+            bind: bind?,
+            app: AppConfig {
+                pool_settings,
+                feed_settings,
+                auth: auth?,
+                origins: origins?,
+                connections_max: connections_max? as usize,
+                sessions_per_user: sessions_per_user? as usize,
+                outbox_bytes: outbox_bytes?,
+                replay_events: replay_events?,
+                pool_connections: pool_connections? as usize,
+                log_retention: log_retention?,
+                rhythm: RhythmConfig {
+                    heartbeat: heartbeat?,
+                    ..RhythmConfig::default()
+                },
+                feed: FeedConfig::default(),
+            },
+            shutdown_grace: shutdown_grace?,
+            log: log?,
+        })
+    }
+}
+
+/// A variable that is set to nothing counts as not set.
+fn if_set<'a>(value: &'a str, default: &'a str) -> &'a str {
+    if value.is_empty() { default } else { value }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is not an address with a port; write 127.0.0.1:4000 or [::]:4000"))
+}
+
+fn check_duration(setting: &str, value: &str, default: &str, mistakes: &mut Mistakes) -> Option<Duration> {
+    mistakes.check(setting, quantity::duration(if_set(value, default)))
+}
+
+fn check_count(setting: &str, value: &str, default: &str, mistakes: &mut Mistakes) -> Option<u32> {
+    let text = if_set(value, default);
+    let count = text.parse::<u32>().ok().filter(|count| *count > 0);
+    mistakes.check(
+        setting,
+        count.ok_or_else(|| format!("`{text}` is not a count; write a whole number above zero")),
+    )
+}
+
+/// The settings of the pool and of the feed.
+fn check_databases(
+    pool: Option<String>,
+    feed: Option<String>,
+    mistakes: &mut Mistakes,
+) -> Option<(Settings, Settings)> {
+    let set = |value: Option<String>| value.filter(|value| !value.is_empty());
+    let Some(pool) = set(pool) else {
+        mistakes.note(
+            "DATABASE_URL",
+            "not set; give the database, such as postgres://owner@localhost/app",
+        );
+        return None;
+    };
+    let parsed = mistakes.check("DATABASE_URL", Settings::parse(&pool));
+    let Some(feed) = set(feed) else {
+        let settings = parsed?;
+        return Some((settings.clone(), settings));
+    };
+    let feed = mistakes.check("HERALD_FEED_DATABASE_URL", Settings::parse(&feed));
+    Some((parsed?, feed?.of_variable("HERALD_FEED_DATABASE_URL")))
+}
+
+fn check_auth(jwt: JwtFlags, jwks: Option<String>, mistakes: &mut Mistakes) -> Option<AuthConfig> {
+    let a_secret_was_given = jwt.jwt_secret.as_deref().is_some_and(|secret| !secret.is_empty());
+    let jwt = jwt.check(mistakes);
+    let jwks = match jwks.filter(|jwks| !jwks.is_empty()) {
+        Some(jwks) => Some(mistakes.check("HERALD_JWKS", jwks.parse::<JwksSource>())?),
+        None => None,
+    };
+    if !a_secret_was_given && jwks.is_none() {
+        let what = "not set, and neither is HERALD_JWKS; without one of them no token can be checked";
+        mistakes.note(SECRET_VARIABLE, what);
+    }
+    let (audience, issuer) = (jwt.audience, jwt.issuer);
+    Some(AuthConfig {
+        secret: jwt.secret,
+        jwks,
+        audience,
+        issuer,
+        timing: JwksTiming::default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Typed {
+        #[command(flatten)]
+        serve: ServeFlags,
+    }
+
+    fn check(arguments: &[&str]) -> Result<ServeConfig, Mistakes> {
+        Typed::parse_from(["herald"].iter().chain(arguments))
+            .serve
+            .check()
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let told = check(&[
+            "--database-url=postgres://localhost/app?sslmode=maybe",
+            "--bind=4000",
+            "--jwt-secret=short",
+            "--outbox-bytes=lots",
+            "--max-connections=0",
+            "--log-format=xml",
+            "--shutdown-grace=10",
+        ])
+        .unwrap_err()
+        .to_string();
+        for setting in [
+            "DATABASE_URL",
+            "HERALD_BIND",
+            "HERALD_JWT_SECRET",
+            "HERALD_OUTBOX_BYTES",
+            "HERALD_MAX_CONNECTIONS",
+            "HERALD_LOG_FORMAT",
+            "HERALD_SHUTDOWN_GRACE",
+        ] {
+            assert!(
+                told.contains(&format!("\n  {setting}: ")),
+                "{setting} is missing in {told}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_required_is_named() {
+        let told = check(&["--database-url=", "--jwt-secret=", "--jwks="])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            told.contains("DATABASE_URL: not set") && told.contains("HERALD_JWT_SECRET: not set"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn the_least_settings_are_a_database_and_a_secret() {
+        let secret = format!("--jwt-secret={}", "s".repeat(32));
+        let config = check(&[
+            "--database-url=postgres://localhost/app",
+            &secret,
+            "--outbox-bytes=",
+        ])
+        .unwrap();
+        assert_eq!(config.app.outbox_bytes, 1 << 20);
+        assert_eq!(config.shutdown_grace, Duration::from_secs(10));
+        assert_eq!(config.app.origins, AllowedOrigins::SameHost);
+    }
+}

@@ -1,0 +1,157 @@
+//! Takes TCP connections in and speaks HTTP/1.1 on each, until a shutdown begins.
+//!
+//! A connection beyond the limit is answered with `503` instead of being left to wait; refusals are bounded as well.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::Semaphore,
+};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+use tracing::Instrument as _;
+
+use super::connection::{Connection, ConnectionId};
+use crate::{backoff::Backoff, metrics::Metrics, tasks::Tasks, types::SessionId};
+
+/// Connections that the kernel may hold ready. After a restart thousands come back within a second.
+const BACKLOG: u32 = 4096;
+
+/// The time from one request's end (or the connection's start) until the next request's headers are complete.
+const HEADERS_DEADLINE: Duration = Duration::from_secs(15);
+
+/// The most bytes of a request's line and headers. The longest cursor, 32 KiB, has to fit beside a token.
+const HEADERS_BYTES_MAX: usize = 64 * 1024;
+
+/// Refusals that are under way at once; a connection beyond them is dropped without an answer.
+const REFUSALS_MAX: usize = 256;
+
+/// Opens the listening socket.
+///
+/// # Errors
+/// What the kernel says: the address is taken, not of this machine, or not allowed.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // A restart must not wait for the old connections' TIME_WAIT.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Accepts connections and serves them.
+#[derive(Debug)]
+pub struct Acceptor {
+    /// Where connections come from.
+    pub listener: TcpListener,
+    /// Answers requests.
+    pub router: Router,
+    /// Answers requests on connections beyond the limit.
+    pub refusing: Router,
+    /// The most connections at once.
+    pub connections_max: usize,
+    /// Counts connections.
+    pub metrics: Arc<Metrics>,
+    /// Starts a task for each connection.
+    pub tasks: Tasks,
+    /// Ends accepting.
+    pub draining: CancellationToken,
+}
+
+impl Acceptor {
+    /// Accepts until a shutdown begins, and closes the listening socket then.
+    ///
+    /// # Cancel safety
+    /// Safe: a connection is accepted whole or not at all.
+    pub async fn run(self) {
+        let allowed = Arc::new(Semaphore::new(self.connections_max.min(Semaphore::MAX_PERMITS)));
+        let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+        let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.draining.cancelled() => return,
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    backoff.reset();
+                    if let Ok(permit) = Arc::clone(&allowed).try_acquire_owned() {
+                        self.serve(stream, peer, Some(permit), &self.router);
+                    } else if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
+                        self.serve(stream, peer, Some(permit), &self.refusing);
+                    }
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    // Out of file descriptors or memory: trying at once would only burn a processor.
+                    let delay = backoff.next_delay(&mut rand::rng());
+                    tracing::error!(%error, ?delay, "connections cannot be accepted");
+                    tokio::time::sleep(delay).await;
+                }
+            }
+        }
+    }
+
+    fn serve(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        permit: Option<tokio::sync::OwnedSemaphorePermit>,
+        router: &Router,
+    ) {
+        let id = ConnectionId(SessionId::random());
+        let span = tracing::info_span!("connection", request_id = %id, %peer);
+        // Events are small and must not wait for each other (RFC 896); the kernel may refuse only on a dead socket.
+        let _set = stream.set_nodelay(true);
+        let connection = Connection::new(stream, self.metrics.count_connection(), permit);
+        let service = router
+            .clone()
+            .map_request(move |mut request: hyper::Request<Incoming>| {
+                request.extensions_mut().insert(id);
+                request
+            });
+        let draining = self.draining.clone();
+        let served = async move {
+            let mut serving = Box::pin(
+                http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEADERS_DEADLINE)
+                    .max_buf_size(HEADERS_BYTES_MAX)
+                    .serve_connection(TokioIo::new(connection), TowerToHyperService::new(service))
+                    .with_upgrades(),
+            );
+            let ended = tokio::select! {
+                ended = &mut serving => ended,
+                () = draining.cancelled() => {
+                    serving.as_mut().graceful_shutdown();
+                    serving.await
+                }
+            };
+            if let Err(error) = ended {
+                // Peers that vanish and scanners that speak no HTTP are everyday life.
+                tracing::debug!(%error, "the connection ended early");
+            }
+        };
+        self.tasks.spawn("connection", served.instrument(span));
+    }
+}
+
+/// Whether an accept failed because of the one connection that was being accepted (`accept(2)`, "Error handling").
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
+    )
+}

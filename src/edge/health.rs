@@ -1,0 +1,76 @@
+//! For whoever runs it: is it alive, is it ready, what are its numbers.
+
+use std::{fmt::Display, time::Duration};
+
+use axum::{
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+
+use super::Edge;
+use crate::{hub::FeedState, metrics::CONTENT_TYPE};
+
+/// How long the pool may take to answer `/readyz`. Probes commonly give up after a few seconds.
+const POOL_DEADLINE: Duration = Duration::from_secs(2);
+
+/// `200` while the process lives.
+pub(super) async fn live() -> Response {
+    plain(StatusCode::OK, "alive")
+}
+
+/// `200` only while the feed listens and the pool answers.
+pub(super) async fn ready(State(edge): State<Edge>) -> Response {
+    if edge.draining.is_cancelled() {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, "not ready: shutting down");
+    }
+    let why = match &*edge.feed.current() {
+        FeedState::Listening => None,
+        FeedState::Connecting => Some("the feed is connecting to the database".to_owned()),
+        FeedState::Waiting(reason) | FeedState::Refused(reason) => Some(format!("the feed: {reason}")),
+    };
+    match why {
+        Some(why) => plain(StatusCode::SERVICE_UNAVAILABLE, format_args!("not ready: {why}")),
+        None => match pool_answers(&edge).await {
+            Ok(()) => plain(StatusCode::OK, "ready"),
+            Err(why) => plain(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format_args!("not ready: the pool: {why}"),
+            ),
+        },
+    }
+}
+
+async fn pool_answers(edge: &Edge) -> Result<(), String> {
+    let asked = async {
+        let client = edge.pool.get().await.map_err(|error| error.to_string())?;
+        client
+            .simple_query("select 1")
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(())
+    };
+    match tokio::time::timeout(POOL_DEADLINE, asked).await {
+        Ok(answer) => answer,
+        Err(_) => Err(format!("no answer within {POOL_DEADLINE:?}")),
+    }
+}
+
+/// All metrics.
+pub(super) async fn metrics(State(edge): State<Edge>) -> Response {
+    edge.metrics
+        .users
+        .set(i64::try_from(edge.sessions.hub.registry.users()).unwrap_or(i64::MAX));
+    match edge.metrics.render() {
+        Ok(page) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
+        Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, error),
+    }
+}
+
+fn plain(status: StatusCode, text: impl Display) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    (status, headers, format!("{text}\n")).into_response()
+}

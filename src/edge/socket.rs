@@ -1,0 +1,276 @@
+//! `GET /v1/socket`: the upgrade, and the native protocol on top of tokio-tungstenite.
+//!
+//! The handshake's answer is made here and not by tungstenite, because the request has been read by the HTTP server
+//! already. After the upgrade the plain connection is taken back out of it, so that an idle session costs a socket,
+//! a small buffer and its task, and nothing of the HTTP server.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{
+    extract::{Query, Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use futures::{Sink, SinkExt, Stream, StreamExt};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Error as SocketError, Message, Utf8Bytes,
+        handshake::derive_accept_key,
+        protocol::{CloseFrame, Role, WebSocketConfig},
+    },
+};
+use tracing::Instrument as _;
+
+use super::{ConnectionId, Edge, Problem, connection::Connection};
+use crate::{
+    auth::{AuthError, Identity, Token, find_token, offers_native_protocol},
+    metrics::ByReason,
+    protocol::{client_frame::CLIENT_FRAME_BYTES_MAX, server_frame},
+    session::{End, Inbound, Opening, Outbound, Transport, TransportGone},
+    types::SessionId,
+};
+
+/// The subprotocol that a client offers to bring its token in the same header.
+const SUBPROTOCOL: &str = "herald.v1";
+
+/// Each connection keeps a buffer of this many bytes for reading, allocated at once; tungstenite's own default is
+/// 128 KiB. A client's frames are short, and a longer one makes the buffer grow for as long as it takes.
+const READ_BUFFER_BYTES: usize = 1024;
+
+/// Frames are collected up to this many bytes before they are written to the socket. The buffer grows when it is
+/// used; a common message fits many times.
+const WRITE_BUFFER_BYTES: usize = 16 * 1024;
+
+/// How long the HTTP server may take to hand the connection over.
+const UPGRADE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a peer may take to end its side after it was sent a close frame.
+const LINGER: Duration = Duration::from_secs(3);
+
+/// What the query string may hold beside the token, which is read where all credentials are.
+#[derive(Deserialize)]
+pub(super) struct Parameters {
+    cursor: Option<String>,
+}
+
+/// Checks everything that can be checked before the upgrade, and starts the session after it.
+pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Result<Response, Problem> {
+    let token = find_token(request.headers(), request.uri().query());
+    let identity = authenticate(&edge, token).await?;
+    if !edge.origins.allow(request.headers()) {
+        edge.metrics.refuse("origin");
+        return Err(Problem::origin_not_allowed());
+    }
+    let answer = handshake(request.headers())?;
+    if edge.draining.is_cancelled() {
+        edge.metrics.refuse("draining");
+        return Err(Problem::unavailable(
+            "The gateway is shutting down; another one may answer.",
+        ));
+    }
+    if edge.sessions.hub.position.newest().is_none() {
+        edge.metrics.refuse("no_feed");
+        return Err(Problem::unavailable(
+            "The gateway has not reached its database yet.",
+        ));
+    }
+    let Query(parameters): Query<Parameters> =
+        Query::try_from_uri(request.uri()).map_err(|_| Problem::bad_query())?;
+    let upgrade = request
+        .extensions_mut()
+        .remove::<OnUpgrade>()
+        .ok_or(Problem::upgrade_required())?;
+    let session = request
+        .extensions()
+        .get::<ConnectionId>()
+        .map_or_else(SessionId::random, |id| id.0);
+    let cursor = parameters.cursor.map(|text| text.parse());
+    let opening = Opening {
+        session,
+        identity,
+        cursor,
+    };
+    let span = tracing::Span::current();
+    edge.tasks
+        .clone()
+        .spawn("session", run(edge, opening, upgrade).instrument(span));
+    Ok(answer)
+}
+
+async fn authenticate(edge: &Edge, token: Result<Token, AuthError>) -> Result<Identity, Problem> {
+    let judged = match token {
+        Ok(token) => edge.verifier.authenticate(&token).await,
+        Err(error) => Err(error),
+    };
+    judged.map_err(|error| {
+        edge.metrics
+            .auth_failures
+            .get_or_create(&ByReason {
+                reason: error.reason(),
+            })
+            .inc();
+        tracing::info!(reason = error.reason(), "a token was refused");
+        Problem::unauthorized(error)
+    })
+}
+
+/// The answer that switches protocols (RFC 6455 §4.2.2), if the request asks for it properly.
+fn handshake(headers: &HeaderMap) -> Result<Response, Problem> {
+    let has = |name: header::HeaderName, token: &str| {
+        headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .any(|value| {
+                value
+                    .split(',')
+                    .any(|part| part.trim().eq_ignore_ascii_case(token))
+            })
+    };
+    let upgrades = has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket");
+    if !upgrades || !has(header::SEC_WEBSOCKET_VERSION, "13") {
+        return Err(Problem::upgrade_required());
+    }
+    let key = headers
+        .get(header::SEC_WEBSOCKET_KEY)
+        .ok_or(Problem::bad_handshake())?;
+    let accept =
+        HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| Problem::bad_handshake())?;
+    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+    let answer = response.headers_mut();
+    answer.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    answer.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    answer.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    if offers_native_protocol(headers) {
+        answer.insert(
+            header::SEC_WEBSOCKET_PROTOCOL,
+            HeaderValue::from_static(SUBPROTOCOL),
+        );
+    }
+    Ok(response)
+}
+
+async fn run(edge: Edge, opening: Opening, upgrade: OnUpgrade) {
+    let Ok(Ok(upgraded)) = tokio::time::timeout(UPGRADE_DEADLINE, upgrade).await else {
+        tracing::debug!("the client left before the upgrade");
+        return;
+    };
+    let Some(socket) = NativeSocket::take_over(upgraded).await else {
+        tracing::error!("the upgraded connection is not one of the acceptor's");
+        return;
+    };
+    tracing::debug!(user = %opening.identity.user, "the session begins");
+    edge.sessions.run(opening, socket).await;
+}
+
+/// A WebSocket that speaks the native protocol.
+#[derive(Debug)]
+struct NativeSocket<S> {
+    socket: WebSocketStream<S>,
+}
+
+impl NativeSocket<Connection> {
+    /// Takes the plain connection, and whatever was read ahead, back from the HTTP server.
+    async fn take_over(upgraded: Upgraded) -> Option<Self> {
+        let parts = upgraded.downcast::<TokioIo<Connection>>().ok()?;
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(WRITE_BUFFER_BYTES)
+            .max_message_size(Some(CLIENT_FRAME_BYTES_MAX))
+            .max_frame_size(Some(CLIENT_FRAME_BYTES_MAX));
+        let stream = parts.io.into_inner();
+        let read = parts.read_buf.to_vec();
+        let socket = WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await;
+        Some(Self { socket })
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for NativeSocket<S> {
+    type Item = Inbound;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Inbound>> {
+        loop {
+            return Poll::Ready(match ready!(self.socket.poll_next_unpin(context)) {
+                Some(Ok(Message::Text(text))) => Some(Inbound::Text(text)),
+                Some(Ok(Message::Binary(_))) => Some(Inbound::Binary),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => Some(Inbound::Alive),
+                // The answer to a close is queued by now; the next poll writes it and ends the stream.
+                Some(Ok(Message::Close(_) | Message::Frame(_))) => continue,
+                Some(Err(SocketError::Capacity(_))) => Some(Inbound::TooBig),
+                Some(Err(SocketError::Protocol(_) | SocketError::Utf8(_))) => Some(Inbound::Garbage),
+                Some(Err(_)) | None => None,
+            });
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Sink<Outbound> for NativeSocket<S> {
+    type Error = TransportGone;
+
+    fn poll_ready(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), TransportGone>> {
+        self.socket.poll_ready_unpin(context).map_err(|_| TransportGone)
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, outbound: Outbound) -> Result<(), TransportGone> {
+        self.socket
+            .start_send_unpin(encode(outbound))
+            .map_err(|_| TransportGone)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), TransportGone>> {
+        self.socket.poll_flush_unpin(context).map_err(|_| TransportGone)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), TransportGone>> {
+        self.socket.poll_close_unpin(context).map_err(|_| TransportGone)
+    }
+}
+
+fn encode(outbound: Outbound) -> Message {
+    let text: Utf8Bytes = match outbound {
+        Outbound::Ready(ready) => ready.encode().into(),
+        Outbound::Replayed(frame) => frame.text(),
+        Outbound::Live(delivery) => delivery.frame.text(),
+        Outbound::Authenticated { expires_at } => server_frame::encode_auth(expires_at).into(),
+        Outbound::Pong { reference } => server_frame::encode_pong(reference.as_deref()).into(),
+        Outbound::Error { message } => server_frame::encode_error(&message).into(),
+        Outbound::Heartbeat => return Message::Ping(bytes::Bytes::new()),
+    };
+    Message::Text(text)
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for NativeSocket<S> {
+    fn protocol(&self) -> &'static str {
+        "native"
+    }
+
+    async fn finish(&mut self, end: End) {
+        let End::Closed(code) = end else { return };
+        let frame = CloseFrame {
+            code: code.number().into(),
+            reason: Utf8Bytes::from_static(code.reason()),
+        };
+        if self.socket.send(Message::Close(Some(frame))).await.is_err() {
+            return;
+        }
+        // Ending our side tells the peer that nothing follows. What it still sends is read and thrown away, because
+        // a socket that is closed with unread bytes resets the connection, and the close frame would be lost.
+        let stream = self.socket.get_mut();
+        let drained = async {
+            stream.shutdown().await?;
+            let mut scrap = [0; 1024];
+            while stream.read(&mut scrap).await? > 0 {}
+            std::io::Result::Ok(())
+        };
+        let _lingered = tokio::time::timeout(LINGER, drained).await;
+    }
+}

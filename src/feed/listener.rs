@@ -1,0 +1,370 @@
+//! The feed's life: connect, listen, read what is new, hand it over, wait for the next ring; and all over again.
+//!
+//! Reconnecting is no special case: the first read on a new connection asks for what is new since the last snapshot,
+//! like every other read. If the database cannot give that any more (another log, a failover that lost commits, a log
+//! pruned past the snapshot), every session is closed and told to come back, where its cursor is judged in turn.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tokio_postgres::Row;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    link::{Link, LinkError},
+    reader::{Chunk, Handed, ReadError, Reader, Span},
+};
+use crate::{
+    backoff::Backoff,
+    fanout::{Fanout, Outgoing},
+    hub::{FeedState, FeedStatus, Hub, Position},
+    metrics::{Metrics, observe},
+    migrate::SCHEMA_VERSION,
+    postgres::{Failure, Settings},
+    protocol::{
+        close::CloseCode,
+        cursor::Epoch,
+        snapshot::{Snapshot, TransactionId},
+    },
+    store::log::PLAN_SETTINGS,
+    types::BatchNumber,
+};
+
+/// How patient the feed is.
+#[derive(Clone, Copy, Debug)]
+pub struct FeedConfig {
+    /// A read is done after this time even if nothing rang. Together with the deadline it bounds how long a
+    /// connection can be dead without being found out.
+    pub idle_tick: Duration,
+    /// The longest wait for an answer, or for the next row of one.
+    pub deadline: Duration,
+    /// The first ceiling of the delay between attempts.
+    pub backoff_base: Duration,
+    /// The last ceiling. It bounds how long what was written waits after the database has come back.
+    pub backoff_cap: Duration,
+}
+
+impl Default for FeedConfig {
+    fn default() -> Self {
+        Self {
+            idle_tick: Duration::from_secs(5),
+            deadline: Duration::from_secs(8),
+            backoff_base: Duration::from_millis(50),
+            backoff_cap: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Why a connection of the feed ended.
+#[derive(Debug, thiserror::Error)]
+enum FeedError {
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(
+        "the database has version {found} of Herald's schema and this gateway needs {SCHEMA_VERSION}: run `herald migrate` of this version"
+    )]
+    Version { found: i32 },
+    #[error("the log's bookkeeping has an unexpected shape: run `herald migrate` with this version")]
+    Bookkeeping,
+}
+
+/// The feed of one gateway.
+#[derive(Debug)]
+pub struct Feed {
+    settings: Settings,
+    config: FeedConfig,
+    hub: Arc<Hub>,
+    fanout: Fanout,
+    status: FeedStatus,
+    metrics: Arc<Metrics>,
+    progress: Option<Progress>,
+    backoff: Backoff,
+}
+
+/// How far the feed has come.
+#[derive(Debug)]
+struct Progress {
+    epoch: Epoch,
+    batch: BatchNumber,
+    since: Arc<Snapshot>,
+    /// A batch that was begun and whose connection broke.
+    begun: Option<Begun>,
+}
+
+#[derive(Debug)]
+struct Begun {
+    outgoing: Outgoing,
+    handed: Handed,
+}
+
+/// What the database says of its log when a connection begins.
+#[derive(Debug)]
+struct Greeting {
+    epoch: Epoch,
+    pruned_before: TransactionId,
+    now: Arc<Snapshot>,
+    commit_times: bool,
+}
+
+impl Feed {
+    /// A feed that has not begun.
+    pub fn new(
+        settings: Settings,
+        config: FeedConfig,
+        hub: Arc<Hub>,
+        status: FeedStatus,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            settings,
+            config,
+            fanout: Fanout::new(Arc::clone(&hub), Arc::clone(&metrics)),
+            hub,
+            status,
+            metrics,
+            progress: None,
+            backoff: Backoff::new(config.backoff_base, config.backoff_cap),
+        }
+    }
+
+    /// Feeds the hub until the process stops.
+    ///
+    /// # Errors
+    /// The reason, if the database refuses for a reason that a person must change and the feed had never begun. Once
+    /// it has begun, it goes on trying: the sessions stay open, and `/readyz` says why nothing comes.
+    ///
+    /// # Cancel safety
+    /// Not safe: a batch may be half handed over. Stop it through the token.
+    pub async fn run(mut self, stopping: CancellationToken) -> Result<(), String> {
+        loop {
+            self.status.enter(FeedState::Connecting);
+            let ended = tokio::select! {
+                biased;
+                () = stopping.cancelled() => return Ok(()),
+                ended = self.connection() => ended,
+            };
+            let Err(error) = ended;
+            let failure = self.judge(&error);
+            let reason = failure.reason().to_owned();
+            if failure.is_fatal() && self.progress.is_none() {
+                self.status.enter(FeedState::Refused(reason.clone()));
+                return Err(reason);
+            }
+            let delay = self.backoff.next_delay(&mut rand::rng());
+            tracing::warn!(%reason, fatal = failure.is_fatal(), ?delay, "the feed lost its connection");
+            self.status.enter(if failure.is_fatal() {
+                FeedState::Refused(reason)
+            } else {
+                FeedState::Waiting(reason)
+            });
+            tokio::select! {
+                () = stopping.cancelled() => return Ok(()),
+                () = tokio::time::sleep(delay) => {}
+            }
+            self.metrics.feed_reconnects.inc();
+        }
+    }
+
+    /// One connection, from its opening to its end.
+    async fn connection(&mut self) -> Result<Infallible, FeedError> {
+        let mut link = Link::open(&self.settings, self.config.deadline).await?;
+        // Listening comes before the first look at the log: what is committed in between rings or is read.
+        let greeting = self.greet(&mut link).await?;
+        let (client, wire) = link.split();
+        let reader = Reader::prepare(client, wire, greeting.commit_times, self.config.deadline).await?;
+        self.take_up(&greeting);
+        loop {
+            self.read(&mut link, &reader).await?;
+            if *self.status.current() != FeedState::Listening {
+                self.status.enter(FeedState::Listening);
+                self.backoff.reset();
+                tracing::info!(database = %self.settings.describe(), "the feed listens");
+            }
+            link.ring(Instant::now() + self.config.idle_tick).await?;
+        }
+    }
+
+    async fn greet(&self, link: &mut Link) -> Result<Greeting, FeedError> {
+        let deadline = self.config.deadline;
+        // The server gives up a little after the gateway has, so that a question nobody waits for does not run on.
+        let set_up = format!(
+            "set {}; set plan_cache_mode = force_generic_plan; set statement_timeout = {}; \
+             set idle_session_timeout = 0; listen herald",
+            PLAN_SETTINGS.join("; set "),
+            deadline.as_millis() * 4,
+        );
+        let (client, wire) = link.split();
+        wire.drive(deadline, client.batch_execute(&set_up)).await?;
+        let row = wire.drive(deadline, client.query_one(GREETING, &[])).await?;
+        let greeting = Greeting::read(&row)?;
+        if row.try_get("filtered").map_err(|_| FeedError::Bookkeeping)? {
+            tracing::warn!(
+                database = %self.settings.describe(),
+                "row-level security applies to the feed's role: messages that its policies hide are not delivered; \
+                 connect as the owner of public.messages or as a role with BYPASSRLS"
+            );
+        }
+        Ok(greeting)
+    }
+
+    /// Goes on from the last snapshot if the database can still tell what came after it; begins anew otherwise.
+    fn take_up(&mut self, greeting: &Greeting) {
+        let broken = match &self.progress {
+            None => None,
+            Some(progress) if progress.epoch != greeting.epoch => Some("the log is another one than before"),
+            Some(progress) if !greeting.now.covers(&progress.since) => {
+                Some("the database has lost commits that were seen before")
+            }
+            Some(progress) if progress.since.xmin() < greeting.pruned_before => {
+                Some("the log was pruned past the last read")
+            }
+            Some(_) => return,
+        };
+        let batch = self
+            .progress
+            .as_ref()
+            .map_or_else(BatchNumber::default, |progress| progress.batch.next());
+        let since = Arc::clone(&greeting.now);
+        let position = Position {
+            epoch: greeting.epoch.clone(),
+            batch,
+            snapshot: Arc::clone(&since),
+        };
+        self.hub.position.publish(position);
+        self.progress = Some(Progress {
+            epoch: greeting.epoch.clone(),
+            batch,
+            since,
+            begun: None,
+        });
+        if let Some(reason) = broken {
+            tracing::error!(
+                reason,
+                "continuity cannot be proved: every session is closed and judged by its cursor"
+            );
+            self.metrics.feed_discontinuities.inc();
+            for outbox in self.hub.registry.outboxes() {
+                outbox.close(CloseCode::GoingAway);
+            }
+        }
+    }
+
+    /// Reads one batch and hands it over, chunk by chunk.
+    async fn read(&mut self, link: &mut Link, reader: &Reader) -> Result<(), FeedError> {
+        let Some(progress) = &mut self.progress else {
+            return Err(FeedError::Bookkeeping);
+        };
+        let asked = Instant::now();
+        self.metrics.feed_reads.inc();
+        let (client, wire) = link.split();
+        let mut batch = reader.begin(client, wire, &progress.span()).await?;
+        let snapshot = Arc::clone(&batch.snapshot);
+        let mut events = 0;
+        loop {
+            let chunk = batch.next_chunk().await?;
+            events += chunk.events.len();
+            let is_last = chunk.is_last;
+            progress.hand_over(&self.fanout, &snapshot, &chunk);
+            self.metrics.events_vanished.inc_by(chunk.vanished);
+            if is_last {
+                break;
+            }
+            // Sessions get a turn between the chunks of a large batch, so that those who read keep up with it.
+            tokio::task::yield_now().await;
+        }
+        if events > 0 {
+            self.metrics.batches.inc();
+            self.metrics
+                .batch_size
+                .observe(f64::from(u32::try_from(events).unwrap_or(u32::MAX)));
+            observe(&self.metrics.enrich_duration, asked.elapsed());
+        }
+        Ok(())
+    }
+
+    fn judge(&self, error: &FeedError) -> Failure {
+        match error {
+            FeedError::Link(link) | FeedError::Read(ReadError::Link(link)) => match link {
+                LinkError::Connect(error) => Failure::of_connect(error, &self.settings),
+                LinkError::Postgres(error) => Failure::of(error, &self.settings),
+                LinkError::Closed | LinkError::Deadline(_) => Failure::Retryable(error.to_string()),
+            },
+            FeedError::Version { .. }
+            | FeedError::Bookkeeping
+            | FeedError::Read(ReadError::Row(_) | ReadError::NoSnapshot) => Failure::Fatal(error.to_string()),
+        }
+    }
+}
+
+impl Progress {
+    fn span(&self) -> Span {
+        Span {
+            since: Arc::clone(&self.since),
+            handed: self.begun.as_ref().map(|begun| begun.handed.clone()),
+        }
+    }
+
+    /// Hands over a chunk of the batch that ends at `until`, publishing the batch with its first chunk.
+    fn hand_over(&mut self, fanout: &Fanout, until: &Arc<Snapshot>, chunk: &Chunk) {
+        let begun = self.begun.take();
+        let nothing_new = begun.is_none() && chunk.last_seq.is_none();
+        if nothing_new && *until == self.since {
+            return;
+        }
+        let (mut outgoing, before) = if let Some(begun) = begun {
+            (begun.outgoing, Some(begun.handed.seq))
+        } else {
+            self.batch = self.batch.next();
+            let position = Position {
+                epoch: self.epoch.clone(),
+                batch: self.batch,
+                snapshot: Arc::clone(until),
+            };
+            (fanout.publish(position), None)
+        };
+        let now = Instant::now();
+        let committed = now.checked_sub(chunk.oldest_age).unwrap_or(now);
+        fanout.hand_over(&mut outgoing, &chunk.events, committed, chunk.is_last);
+        if chunk.is_last {
+            self.since = Arc::clone(until);
+        } else {
+            let seq = chunk.last_seq.max(before).unwrap_or_default();
+            self.begun = Some(Begun {
+                outgoing,
+                handed: Handed {
+                    until: Arc::clone(until),
+                    seq,
+                },
+            });
+        }
+    }
+}
+
+/// What a new connection has to know before it reads.
+const GREETING: &str = "select herald.epoch() as epoch, state.schema_version, state.pruned_before::text, \
+       pg_catalog.pg_current_snapshot()::text as now, \
+       pg_catalog.current_setting('track_commit_timestamp') = 'on' as commit_times, \
+       pg_catalog.row_security_active('public.messages') as filtered \
+     from herald.state";
+
+impl Greeting {
+    fn read(row: &Row) -> Result<Self, FeedError> {
+        let text = |name| row.try_get::<_, &str>(name).map_err(|_| FeedError::Bookkeeping);
+        let found: i32 = row
+            .try_get("schema_version")
+            .map_err(|_| FeedError::Bookkeeping)?;
+        if found != SCHEMA_VERSION {
+            return Err(FeedError::Version { found });
+        }
+        Ok(Self {
+            epoch: Epoch::new(text("epoch")?).map_err(|_| FeedError::Bookkeeping)?,
+            pruned_before: text("pruned_before")?
+                .parse()
+                .map_err(|_| FeedError::Bookkeeping)?,
+            now: Arc::new(text("now")?.parse().map_err(|_| FeedError::Bookkeeping)?),
+            commit_times: row.try_get("commit_times").map_err(|_| FeedError::Bookkeeping)?,
+        })
+    }
+}

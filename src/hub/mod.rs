@@ -1,0 +1,40 @@
+//! The meeting point of the fan-out and the sessions: who is here, and how far the feed has come.
+//!
+//! Invariants:
+//! - No guard of the map leaves [`registry`], and nothing here waits.
+//! - The feed publishes its [`position`] before it hands over the batch of that position, and a session enters the
+//!   registry before it reads the position. So whichever way the race falls, an event is in the session's replay or
+//!   in its live stream, never in both and never in neither.
+
+pub mod delivery;
+pub mod feed_state;
+pub mod outbox;
+pub mod position;
+pub mod registry;
+
+pub use self::{
+    delivery::Delivery,
+    feed_state::{FeedState, FeedStatus},
+    outbox::Outbox,
+    position::Position,
+    registry::Registry,
+};
+
+/// What the fan-out and the sessions share.
+#[derive(Debug)]
+pub struct Hub {
+    /// Who is here.
+    pub registry: Registry,
+    /// How far the feed has come.
+    pub position: position::Published,
+}
+
+impl Hub {
+    /// Nobody is here, and the feed has not begun. A user may have `sessions_per_user` sessions.
+    pub fn new(sessions_per_user: usize) -> Self {
+        Self {
+            registry: Registry::new(sessions_per_user),
+            position: position::Published::default(),
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Who is here: for every user the sessions that are open, and for every session its outbox.
+//!
+//! A user's sessions are an immutable list behind an `Arc`, replaced whole when somebody joins or leaves. So the
+//! fan-out copies one pointer out of the map and pushes with no shard locked, and thousands who leave in the same
+//! moment wait for nothing but each other's pointer swaps. No guard of the map leaves a function of this file.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use dashmap::{DashMap, Entry};
+
+use super::{
+    delivery::Delivery,
+    outbox::{Outbox, Push},
+};
+use crate::{
+    protocol::close::CloseCode,
+    types::{SessionId, UserId},
+};
+
+/// One open session of a user.
+#[derive(Clone, Debug)]
+struct Member {
+    session: SessionId,
+    outbox: Arc<Outbox>,
+}
+
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handed {
+    /// Outboxes that took it.
+    pub queued: usize,
+    /// Outboxes that were full and are closed now.
+    pub overflowed: usize,
+}
+
+/// All open sessions, by user.
+#[derive(Debug)]
+pub struct Registry {
+    channels: DashMap<UserId, Arc<[Member]>>,
+    sessions_per_user: usize,
+    users: AtomicUsize,
+}
+
+impl Registry {
+    /// Nobody is here. A user may have `sessions_per_user` sessions, of which there is at least one.
+    pub fn new(sessions_per_user: usize) -> Self {
+        Self {
+            channels: DashMap::new(),
+            sessions_per_user: sessions_per_user.max(1),
+            users: AtomicUsize::new(0),
+        }
+    }
+
+    /// Lets a session in. If the user has as many as allowed, the oldest is closed as replaced.
+    pub fn join(&self, user: UserId, session: SessionId, outbox: Arc<Outbox>) {
+        let member = Member { session, outbox };
+        let replaced = match self.channels.entry(user) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Arc::new([member]));
+                self.users.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+            Entry::Occupied(mut occupied) => {
+                let members = occupied.get();
+                let surplus = (members.len() + 1).saturating_sub(self.sessions_per_user);
+                let replaced: Vec<_> = members[..surplus].to_vec();
+                let stay = members[surplus..].iter().cloned().chain([member]).collect();
+                occupied.insert(stay);
+                Some(replaced)
+            }
+        };
+        for member in replaced.into_iter().flatten() {
+            member.outbox.close(CloseCode::Replaced);
+        }
+    }
+
+    /// Lets a session go: exactly that one, and with the last one its user. Leaving twice changes nothing.
+    pub fn leave(&self, user: UserId, session: SessionId) {
+        let emptied = self.channels.remove_if_mut(&user, |_, members| {
+            if members.iter().any(|member| member.session == session) {
+                *members = members
+                    .iter()
+                    .filter(|member| member.session != session)
+                    .cloned()
+                    .collect();
+            }
+            members.is_empty()
+        });
+        if emptied.is_some() {
+            self.users.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a user has any session. Encoding for somebody who is not here would be wasted.
+    pub fn is_present(&self, user: UserId) -> bool {
+        self.channels.contains_key(&user)
+    }
+
+    /// Hands a delivery to every session of a user.
+    pub fn deliver(&self, user: UserId, delivery: &Arc<Delivery>) -> Handed {
+        let mut handed = Handed::default();
+        for member in self.members(user).iter().flat_map(|members| members.iter()) {
+            match member.outbox.push(Arc::clone(delivery)) {
+                Push::Queued => handed.queued += 1,
+                Push::Overflowed => handed.overflowed += 1,
+                Push::Closed => {}
+            }
+        }
+        handed
+    }
+
+    /// How many users have a session.
+    pub fn users(&self) -> usize {
+        self.users.load(Ordering::Relaxed)
+    }
+
+    /// How many sessions there are. It visits every user and is meant for shutdown and tests.
+    pub fn sessions(&self) -> usize {
+        self.channels.iter().map(|channel| channel.len()).sum()
+    }
+
+    /// The outboxes of all sessions at this moment, for closing them one after another.
+    pub fn outboxes(&self) -> Vec<Arc<Outbox>> {
+        let collect = |members: &[Member]| {
+            members
+                .iter()
+                .map(|member| Arc::clone(&member.outbox))
+                .collect::<Vec<_>>()
+        };
+        self.channels
+            .iter()
+            .flat_map(|channel| collect(channel.value()))
+            .collect()
+    }
+
+    fn members(&self, user: UserId) -> Option<Arc<[Member]>> {
+        self.channels.get(&user).map(|members| Arc::clone(&members))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::{super::outbox::tests::delivery, *};
+
+    fn user(number: u8) -> UserId {
+        UserId(Uuid::from_u128(u128::from(number)))
+    }
+
+    fn session(number: u8) -> SessionId {
+        SessionId(Uuid::from_u128(u128::from(number)))
+    }
+
+    fn outbox() -> Arc<Outbox> {
+        Arc::new(Outbox::new(1 << 20))
+    }
+
+    #[test]
+    fn the_oldest_session_goes_when_there_are_too_many() {
+        let registry = Registry::new(2);
+        let outboxes: Vec<_> = (0..3).map(|_| outbox()).collect();
+        for (number, outbox) in (0..).zip(&outboxes) {
+            registry.join(user(1), session(number), Arc::clone(outbox));
+        }
+        let closed: Vec<_> = outboxes.iter().map(|outbox| outbox.closed()).collect();
+        assert_eq!(closed, [Some(CloseCode::Replaced), None, None]);
+        registry.leave(user(1), session(0));
+        assert_eq!(registry.sessions(), 2);
+    }
+
+    #[test]
+    fn one_user_is_delivered_to_and_the_other_is_not() {
+        let registry = Registry::new(8);
+        registry.join(user(1), session(1), outbox());
+        registry.join(user(1), session(2), outbox());
+        registry.join(user(2), session(3), outbox());
+        assert_eq!(
+            registry.deliver(user(1), &delivery(1)),
+            Handed {
+                queued: 2,
+                overflowed: 0
+            }
+        );
+        assert_eq!(registry.deliver(user(3), &delivery(1)), Handed::default());
+    }
+
+    #[test]
+    fn thousands_who_leave_at_once_leave_nothing_behind() {
+        let registry = Registry::new(64);
+        let everyone: Vec<(UserId, SessionId)> = (0..5_000u128)
+            .map(|number| {
+                (
+                    UserId(Uuid::from_u128(number / 2)),
+                    SessionId(Uuid::from_u128(number)),
+                )
+            })
+            .collect();
+        for (user, session) in &everyone {
+            registry.join(*user, *session, outbox());
+        }
+        assert_eq!((registry.users(), registry.sessions()), (2_500, 5_000));
+        let registry = &registry;
+        std::thread::scope(|scope| {
+            for part in everyone.chunks(625) {
+                scope.spawn(move || {
+                    for (user, session) in part {
+                        registry.leave(*user, *session);
+                    }
+                });
+            }
+        });
+        assert_eq!((registry.users(), registry.sessions()), (0, 0));
+        assert!(registry.channels.is_empty());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Join(u8, u8),
+        Leave(u8, u8),
+        Deliver(u8),
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0u8..4, 0u8..12).prop_map(|(user, session)| Step::Join(user, session)),
+            (0u8..4, 0u8..12).prop_map(|(user, session)| Step::Leave(user, session)),
+            (0u8..4).prop_map(Step::Deliver),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_registry_agrees_with_a_plain_map(steps in proptest::collection::vec(any_step(), 0..120)) {
+            let registry = Registry::new(usize::MAX);
+            let mut model: HashMap<u8, Vec<u8>> = HashMap::new();
+            for step in steps {
+                match step {
+                    Step::Join(who, which) if !model.get(&who).is_some_and(|list| list.contains(&which)) => {
+                        registry.join(user(who), session(which), outbox());
+                        model.entry(who).or_default().push(which);
+                    }
+                    Step::Join(..) => {}
+                    Step::Leave(who, which) => {
+                        registry.leave(user(who), session(which));
+                        if let Some(list) = model.get_mut(&who) {
+                            list.retain(|one| *one != which);
+                        }
+                        model.retain(|_, list| !list.is_empty());
+                    }
+                    Step::Deliver(who) => {
+                        let expected = model.get(&who).map_or(0, Vec::len);
+                        prop_assert_eq!(registry.deliver(user(who), &delivery(1)).queued, expected);
+                    }
+                }
+                prop_assert_eq!(registry.users(), model.len());
+                prop_assert_eq!(registry.sessions(), model.values().map(Vec::len).sum::<usize>());
+                for who in 0..4 {
+                    prop_assert_eq!(registry.is_present(user(who)), model.contains_key(&who));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! Every metric, named once. `README.md` lists them for operators.
+//!
+//! The registry is a value and not a global, so that several gateways can live in one process (the tests do that).
+//! Gauges move through guards, so that a panic or a cancelled task cannot leave them wrong.
+
+use std::{fmt, sync::atomic::AtomicU64, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+/// The media type of [`Metrics::render`]: OpenMetrics 1.0, which Prometheus reads.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// One label whose values are known at compile time.
+macro_rules! label {
+    ($name:ident, $field:ident, $doc:literal) => {
+        #[doc = $doc]
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+        pub struct $name {
+            /// The label's value.
+            pub $field: &'static str,
+        }
+    };
+}
+
+label!(
+    ByProtocol,
+    protocol,
+    "Told apart by the protocol a session speaks."
+);
+label!(
+    ByOperation,
+    operation,
+    "Told apart by what was done to the message."
+);
+label!(ByOutcome, outcome, "Told apart by how it ended.");
+label!(ByReason, reason, "Told apart by why it happened.");
+label!(ByState, state, "Told apart by the state something is in.");
+
+/// The states of the feed, as `herald_feed_state` names them.
+pub const FEED_STATES: [&str; 4] = ["connecting", "listening", "waiting", "refused"];
+
+/// All metrics of one gateway.
+pub struct Metrics {
+    registry: Registry,
+    /// Open TCP connections, whatever they are used for.
+    pub connections: Gauge,
+    /// Live sessions by protocol.
+    pub sessions: Family<ByProtocol, Gauge>,
+    /// Users with at least one session.
+    pub users: Gauge,
+    /// Sessions that ended, by close code or by who left.
+    pub sessions_closed: Family<ByReason, Counter>,
+    /// Requests for a session that were refused before the upgrade.
+    pub sessions_refused: Family<ByReason, Counter>,
+    /// Events read from the log.
+    pub events_read: Family<ByOperation, Counter>,
+    /// Log rows whose message was gone before it was read; its delete follows.
+    pub events_vanished: Counter,
+    /// Events written to sessions: one event to three sessions counts three times.
+    pub events_delivered: Counter,
+    /// Batches that held at least one event.
+    pub batches: Counter,
+    /// Reads of the log, of which each is one query of the view.
+    pub feed_reads: Counter,
+    /// Events in a batch.
+    pub batch_size: Histogram,
+    /// Time from asking Postgres for a batch until its last row has arrived.
+    pub enrich_duration: Histogram,
+    /// Time from the commit (or the log row, if the database keeps no commit times) until the socket took the event.
+    pub delivery_latency: Histogram,
+    /// Sessions closed because their outbox was full.
+    pub outbox_overflows: Counter,
+    /// Cursors that were brought, by what became of them.
+    pub replays: Family<ByOutcome, Counter>,
+    /// Events sent out of the log to sessions that came back.
+    pub events_replayed: Counter,
+    /// One for the state the feed is in, zero for the others.
+    pub feed_state: Family<ByState, Gauge>,
+    /// Connections of the feed after the first.
+    pub feed_reconnects: Counter,
+    /// Times that the feed had to begin anew because the log could not tell what it had missed.
+    pub feed_discontinuities: Counter,
+    /// Rows in the log, as Postgres estimates them.
+    pub log_rows: Gauge,
+    /// Bytes that the log and its indexes take.
+    pub log_bytes: Gauge,
+    /// Log rows removed because they were older than the retention.
+    pub log_pruned: Counter,
+    /// Share of Postgres's notification queue in use, from 0 to 1.
+    pub notification_queue_usage: Gauge<f64, AtomicU64>,
+    /// Requests whose token was missing or refused.
+    pub auth_failures: Family<ByReason, Counter>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Metrics")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All metrics at zero.
+    pub fn new() -> Self {
+        // From 100 µs, which a local Postgres cannot beat, doubling to 3.3 s, when a person has long noticed.
+        let seconds = || exponential_buckets(0.0001, 2.0, 16);
+        let metrics = Self {
+            registry: Registry::with_prefix("herald"),
+            connections: Gauge::default(),
+            sessions: Family::default(),
+            users: Gauge::default(),
+            sessions_closed: Family::default(),
+            sessions_refused: Family::default(),
+            events_read: Family::default(),
+            events_vanished: Counter::default(),
+            events_delivered: Counter::default(),
+            batches: Counter::default(),
+            feed_reads: Counter::default(),
+            batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 15)),
+            enrich_duration: Histogram::new(seconds()),
+            delivery_latency: Histogram::new(seconds()),
+            outbox_overflows: Counter::default(),
+            replays: Family::default(),
+            events_replayed: Counter::default(),
+            feed_state: Family::default(),
+            feed_reconnects: Counter::default(),
+            feed_discontinuities: Counter::default(),
+            log_rows: Gauge::default(),
+            log_bytes: Gauge::default(),
+            log_pruned: Counter::default(),
+            notification_queue_usage: Gauge::default(),
+            auth_failures: Family::default(),
+        };
+        metrics.enter_feed_state("connecting");
+        metrics.registered()
+    }
+
+    fn registered(mut self) -> Self {
+        let registry = &mut self.registry;
+        registry.register("connections", "Open TCP connections", self.connections.clone());
+        registry.register("sessions", "Live sessions by protocol", self.sessions.clone());
+        registry.register("users", "Users with at least one session", self.users.clone());
+        registry.register(
+            "sessions_closed",
+            "Sessions that ended, by reason",
+            self.sessions_closed.clone(),
+        );
+        registry.register(
+            "sessions_refused",
+            "Sessions refused before the upgrade",
+            self.sessions_refused.clone(),
+        );
+        registry.register(
+            "events_delivered",
+            "Events written to sessions",
+            self.events_delivered.clone(),
+        );
+        registry.register(
+            "outbox_overflows",
+            "Sessions closed for a full outbox",
+            self.outbox_overflows.clone(),
+        );
+        registry.register("replays", "Cursors brought, by outcome", self.replays.clone());
+        registry.register(
+            "events_replayed",
+            "Events sent out of the log",
+            self.events_replayed.clone(),
+        );
+        registry.register(
+            "auth_failures",
+            "Tokens missing or refused, by reason",
+            self.auth_failures.clone(),
+        );
+        registry.register_with_unit(
+            "delivery_latency",
+            "From commit until the socket took the event",
+            Unit::Seconds,
+            self.delivery_latency.clone(),
+        );
+        self.register_feed();
+        self
+    }
+
+    fn register_feed(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "events_read",
+            "Events read from the log, by operation",
+            self.events_read.clone(),
+        );
+        registry.register(
+            "events_vanished",
+            "Log rows whose message was gone",
+            self.events_vanished.clone(),
+        );
+        registry.register("batches", "Batches with at least one event", self.batches.clone());
+        registry.register(
+            "feed_reads",
+            "Reads of the log, each one query of the view",
+            self.feed_reads.clone(),
+        );
+        registry.register("batch_size", "Events in a batch", self.batch_size.clone());
+        registry.register_with_unit(
+            "enrich_duration",
+            "From asking for a batch until its last row",
+            Unit::Seconds,
+            self.enrich_duration.clone(),
+        );
+        registry.register(
+            "feed_state",
+            "One for the state the feed is in",
+            self.feed_state.clone(),
+        );
+        registry.register(
+            "feed_reconnects",
+            "Connections of the feed after the first",
+            self.feed_reconnects.clone(),
+        );
+        registry.register(
+            "feed_discontinuities",
+            "Times the feed had to begin anew",
+            self.feed_discontinuities.clone(),
+        );
+        registry.register("log_rows", "Rows in the log, estimated", self.log_rows.clone());
+        registry.register_with_unit("log_size", "Log and indexes", Unit::Bytes, self.log_bytes.clone());
+        registry.register(
+            "log_pruned",
+            "Log rows removed by retention",
+            self.log_pruned.clone(),
+        );
+        registry.register(
+            "notification_queue_usage",
+            "Share of Postgres's notification queue in use",
+            self.notification_queue_usage.clone(),
+        );
+    }
+
+    /// Notes the state that the feed is in now, one of [`FEED_STATES`].
+    pub fn enter_feed_state(&self, state: &'static str) {
+        for known in FEED_STATES {
+            self.feed_state
+                .get_or_create(&ByState { state: known })
+                .set(i64::from(known == state));
+        }
+    }
+
+    /// Counts a session of this protocol for as long as the guard lives.
+    pub fn count_session(&self, protocol: &'static str) -> GaugeGuard {
+        GaugeGuard::enter(self.sessions.get_or_create_owned(&ByProtocol { protocol }))
+    }
+
+    /// Counts a connection for as long as the guard lives.
+    pub fn count_connection(&self) -> GaugeGuard {
+        GaugeGuard::enter(self.connections.clone())
+    }
+
+    /// Counts a request for a session that was refused before the upgrade.
+    pub fn refuse(&self, reason: &'static str) {
+        self.sessions_refused.get_or_create(&ByReason { reason }).inc();
+    }
+
+    /// The page for `/metrics`, of type [`CONTENT_TYPE`].
+    ///
+    /// # Errors
+    /// Only if a metric cannot be formatted, which would be a defect of the metrics library.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut page = String::new();
+        encode(&mut page, &self.registry)?;
+        Ok(page)
+    }
+}
+
+/// Holds a gauge one higher until it is dropped.
+#[derive(Debug)]
+pub struct GaugeGuard(Gauge);
+
+impl GaugeGuard {
+    fn enter(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for GaugeGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// A histogram observes seconds; this is the one place that converts.
+pub fn observe(histogram: &Histogram, duration: Duration) {
+    histogram.observe(duration.as_secs_f64());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guard_takes_its_count_back() {
+        let metrics = Metrics::new();
+        let first = metrics.count_session("native");
+        let second = metrics.count_session("native");
+        drop(first);
+        assert!(
+            metrics
+                .render()
+                .unwrap()
+                .contains("herald_sessions{protocol=\"native\"} 1\n")
+        );
+        drop(second);
+        assert!(
+            metrics
+                .render()
+                .unwrap()
+                .contains("herald_sessions{protocol=\"native\"} 0\n")
+        );
+    }
+
+    #[test]
+    fn the_feed_is_in_one_state_at_a_time() {
+        let metrics = Metrics::new();
+        metrics.enter_feed_state("listening");
+        let page = metrics.render().unwrap();
+        assert!(
+            page.contains("herald_feed_state{state=\"listening\"} 1\n"),
+            "{page}"
+        );
+        assert!(
+            page.contains("herald_feed_state{state=\"connecting\"} 0\n"),
+            "{page}"
+        );
+    }
+}

@@ -1,0 +1,9 @@
+//! What travels over the wire, and the arithmetic of cursors. Pure: no input or output, no clock, no runtime.
+
+pub mod client_frame;
+pub mod close;
+pub mod conversation;
+pub mod cursor;
+pub mod event;
+pub mod server_frame;
+pub mod snapshot;

@@ -1,0 +1,394 @@
+//! Frames to a client, as text that is made once and cheap to clone.
+//!
+//! A row stays the text that Postgres made: it is copied into the frame and neither parsed nor written anew.
+
+use std::{
+    fmt::Write as _,
+    time::{Duration, SystemTime},
+};
+
+use serde::Serialize;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use super::{
+    client_frame::UNKNOWN_TYPE,
+    cursor::Cursor,
+    event::Event,
+    snapshot::{Snapshot, TransactionId},
+};
+use crate::types::{SessionId, UserId};
+
+/// A frame takes no further event once it is this long, in bytes; its last event may reach beyond.
+///
+/// A session's socket buffers keep the capacity of the largest frame they held, so that a larger frame costs
+/// memory for as long as the connection lasts; a smaller one splits batches that would have arrived whole.
+pub const EVENTS_FRAME_BYTES_MAX: usize = 64 * 1024;
+
+/// Why a cursor cannot be continued, and the client has to reload over HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Discontinuity {
+    /// The cursor belongs to another life of the log.
+    UnknownEpoch,
+    /// The log has been pruned past the cursor.
+    Expired,
+    /// The cursor has seen what this database has not: a failover lost commits.
+    Ahead,
+    /// More would have to be replayed than the gateway replays.
+    TooFar,
+    /// The text is no cursor.
+    Malformed,
+}
+
+impl Discontinuity {
+    /// The `reason` on the wire, and the label in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::UnknownEpoch => "unknown_epoch",
+            Self::Expired => "expired",
+            Self::Ahead => "ahead",
+            Self::TooFar => "too_far",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
+/// The first frame of every session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// Whose session it is.
+    pub user: UserId,
+    /// Which session it is.
+    pub session: SessionId,
+    /// Where the session stands before anything else is sent.
+    pub cursor: Cursor,
+    /// What became of the cursor that was brought; `None` if none was.
+    pub resumed: Option<Result<(), Discontinuity>>,
+    /// When the token ends.
+    pub expires_at: SystemTime,
+    /// Seconds between the gateway's pings.
+    pub heartbeat_s: u64,
+}
+
+/// A moment as RFC 3339 text, in UTC and whole seconds.
+pub fn rfc3339(moment: SystemTime) -> String {
+    // Years above 9999 have no RFC 3339 form; such a moment is shown as the last one that has.
+    let latest = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    humantime::format_rfc3339_seconds(moment.min(latest)).to_string()
+}
+
+impl Ready {
+    /// The frame's text.
+    pub fn encode(&self) -> String {
+        #[derive(Serialize)]
+        struct Frame<'a> {
+            r#type: &'a str,
+            user: String,
+            session: String,
+            cursor: String,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            resumed: Option<bool>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            reason: Option<&'a str>,
+            expires_at: String,
+            heartbeat_s: u64,
+        }
+        to_json(&Frame {
+            r#type: "ready",
+            user: self.user.to_string(),
+            session: self.session.to_string(),
+            cursor: self.cursor.to_string(),
+            resumed: self.resumed.map(|resumed| resumed.is_ok()),
+            reason: self.resumed.and_then(Result::err).map(Discontinuity::name),
+            expires_at: rfc3339(self.expires_at),
+            heartbeat_s: self.heartbeat_s,
+        })
+    }
+}
+
+/// The answer to a token that was accepted, and when it ends.
+pub fn encode_auth(expires_at: SystemTime) -> String {
+    to_json(&serde_json::json!({"type": "auth", "expires_at": rfc3339(expires_at)}))
+}
+
+/// The answer to a client's ping.
+pub fn encode_pong(reference: Option<&str>) -> String {
+    match reference {
+        Some(reference) => to_json(&serde_json::json!({"type": "pong", "ref": reference})),
+        None => r#"{"type":"pong"}"#.to_owned(),
+    }
+}
+
+/// The answer to a frame that was not understood.
+pub fn encode_error(message: &str) -> String {
+    to_json(&serde_json::json!({"type": "error", "code": UNKNOWN_TYPE, "message": message}))
+}
+
+fn to_json(value: &impl Serialize) -> String {
+    // Strings and numbers into memory cannot fail; the fallback keeps the signature honest without a panic.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+/// Where one event stands in a frame's text, and which transaction made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Piece {
+    xid: TransactionId,
+    start: usize,
+    end: usize,
+}
+
+/// A finished `events` frame of one person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventsFrame {
+    text: Utf8Bytes,
+    pieces: Box<[Piece]>,
+    carries_cursor: bool,
+}
+
+impl EventsFrame {
+    /// The text to be sent. Clones share one allocation.
+    pub fn text(&self) -> Utf8Bytes {
+        self.text.clone()
+    }
+
+    /// Bytes on the wire, without the WebSocket header.
+    pub fn len(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Whether there is no event in it.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// How many events are in it.
+    pub fn events(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// Whether a client may continue from this frame.
+    pub const fn carries_cursor(&self) -> bool {
+        self.carries_cursor
+    }
+
+    /// The frame without the events that `seen` already sees, and with this cursor if any.
+    ///
+    /// It is for a client whose cursor is ahead of this gateway's feed (it came from an HTTP answer or another gateway).
+    #[must_use]
+    pub fn unseen_by(&self, seen: &Snapshot, cursor: Option<&str>) -> Self {
+        let mut rest = EventsFrameBuilder::new();
+        for piece in self.pieces.iter().filter(|piece| !seen.sees(piece.xid)) {
+            rest.push_encoded(piece.xid, &self.text[piece.start..piece.end]);
+        }
+        rest.finish(cursor)
+    }
+}
+
+/// Collects the events of one person into one frame.
+#[derive(Debug)]
+pub struct EventsFrameBuilder {
+    text: String,
+    pieces: Vec<Piece>,
+}
+
+const OPENING: &str = r#"{"type":"events","events":["#;
+
+impl Default for EventsFrameBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl EventsFrameBuilder {
+    /// A frame without events.
+    pub fn new() -> Self {
+        Self {
+            text: OPENING.to_owned(),
+            pieces: Vec::new(),
+        }
+    }
+
+    /// Appends one event from the viewer's point of view.
+    pub fn push(&mut self, event: &Event, viewer: UserId) {
+        let row = event.row.as_deref();
+        // Fixed parts, a serial number and two identifiers take less than 160 bytes.
+        self.text.reserve(row.map_or(48, str::len) + 160);
+        let start = self.begin_piece();
+        // Writing into a string cannot fail.
+        let _written = write!(
+            self.text,
+            r#"{{"op":"{}","seq":{},"conversation":"{}","message":"#,
+            event.operation.name(),
+            event.seq,
+            event.conversation(viewer),
+        );
+        match row {
+            Some(row) => self.text.push_str(row),
+            None => {
+                let _written = write!(self.text, r#"{{"id":"{}"}}"#, event.message.as_hyphenated());
+            }
+        }
+        self.text.push('}');
+        self.end_piece(event.xid, start);
+    }
+
+    fn push_encoded(&mut self, xid: TransactionId, encoded: &str) {
+        let start = self.begin_piece();
+        self.text.push_str(encoded);
+        self.end_piece(xid, start);
+    }
+
+    fn begin_piece(&mut self) -> usize {
+        if !self.pieces.is_empty() {
+            self.text.push(',');
+        }
+        self.text.len()
+    }
+
+    fn end_piece(&mut self, xid: TransactionId, start: usize) {
+        self.pieces.push(Piece {
+            xid,
+            start,
+            end: self.text.len(),
+        });
+    }
+
+    /// Whether the frame is large enough to be sent before another event is added.
+    pub const fn is_full(&self) -> bool {
+        self.text.len() >= EVENTS_FRAME_BYTES_MAX
+    }
+
+    /// Closes the frame. With a cursor, the client may continue from it; without, the batch goes on in the next frame.
+    pub fn finish(mut self, cursor: Option<&str>) -> EventsFrame {
+        self.text.push(']');
+        if let Some(cursor) = cursor {
+            // A cursor consists of letters, digits, dots and hyphens, so that it needs no escaping.
+            let _written = write!(self.text, r#","cursor":"{cursor}""#);
+        }
+        self.text.push('}');
+        // Frames wait in outboxes, where spare capacity would be paid for by every session.
+        self.text.shrink_to_fit();
+        EventsFrame {
+            text: self.text.into(),
+            pieces: self.pieces.into_boxed_slice(),
+            carries_cursor: cursor.is_some(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+    use uuid::Uuid;
+
+    use super::{super::cursor::Epoch, super::event::Operation, *};
+
+    fn event(seq: i64, xid: TransactionId, row: Option<&str>) -> Event {
+        Event {
+            seq,
+            xid,
+            operation: if row.is_some() {
+                Operation::Insert
+            } else {
+                Operation::Delete
+            },
+            message: Uuid::from_u128(7),
+            sender: UserId(Uuid::from_u128(1)),
+            receiver: UserId(Uuid::from_u128(2)),
+            product: None,
+            row: row.map(Into::into),
+        }
+    }
+
+    fn parse(text: &str) -> Value {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn the_two_people_know_the_conversation_under_two_names() {
+        let event = event(4711, 9, Some(r#"{"id":"x","content":"hé 😀"}"#));
+        let text = |viewer: u128| {
+            let mut builder = EventsFrameBuilder::new();
+            builder.push(&event, UserId(Uuid::from_u128(viewer)));
+            parse(builder.finish(Some("e.1")).text().as_str())
+        };
+        let expected = |other: &str| {
+            json!({"type": "events", "cursor": "e.1", "events": [{
+                "op": "insert", "seq": 4711, "conversation": format!("{other}__general"),
+                "message": {"id": "x", "content": "hé 😀"},
+            }]})
+        };
+        assert_eq!(text(1), expected("00000000-0000-0000-0000-000000000002"));
+        assert_eq!(text(2), expected("00000000-0000-0000-0000-000000000001"));
+    }
+
+    #[test]
+    fn a_delete_carries_the_identifier_only() {
+        let mut builder = EventsFrameBuilder::new();
+        builder.push(&event(1, 1, None), UserId(Uuid::from_u128(1)));
+        let frame = parse(builder.finish(None).text().as_str());
+        assert_eq!(frame["events"][0]["op"], "delete");
+        assert_eq!(
+            frame["events"][0]["message"],
+            json!({"id": "00000000-0000-0000-0000-000000000007"})
+        );
+        assert!(frame.get("cursor").is_none());
+    }
+
+    #[test]
+    fn ready_says_what_became_of_the_cursor() {
+        let ready = |resumed| Ready {
+            user: UserId(Uuid::from_u128(1)),
+            session: SessionId(Uuid::from_u128(2)),
+            cursor: Cursor {
+                epoch: Epoch::new("e").unwrap(),
+                snapshot: Arc::new("5:5:".parse().unwrap()),
+            },
+            resumed,
+            expires_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+            heartbeat_s: 25,
+        };
+        assert_eq!(
+            parse(&ready(None).encode()),
+            json!({"type": "ready", "user": "00000000-0000-0000-0000-000000000001",
+                "session": "00000000-0000-0000-0000-000000000002", "cursor": "e.5",
+                "expires_at": "2023-11-14T22:13:20Z", "heartbeat_s": 25}),
+        );
+        assert_eq!(parse(&ready(Some(Ok(()))).encode())["resumed"], json!(true));
+        let lost = parse(&ready(Some(Err(Discontinuity::TooFar))).encode());
+        assert_eq!(
+            (&lost["resumed"], &lost["reason"]),
+            (&json!(false), &json!("too_far"))
+        );
+    }
+
+    #[test]
+    fn a_reference_is_escaped_and_a_far_expiry_is_still_a_date() {
+        assert_eq!(parse(&encode_pong(Some("a\"b\n")))["ref"], "a\"b\n");
+        assert_eq!(
+            parse(&encode_auth(
+                SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40)
+            ))["expires_at"],
+            "9999-12-31T23:59:59Z"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_left_after_filtering_is_what_was_not_seen(xids in proptest::collection::vec(1u64..20, 0..12), xmax in 1u64..20) {
+            let seen = Snapshot::new(xmax, xmax, Vec::new()).unwrap();
+            let viewer = UserId(Uuid::from_u128(1));
+            let (mut all, mut expected) = (EventsFrameBuilder::new(), EventsFrameBuilder::new());
+            for (seq, xid) in (0..).zip(&xids) {
+                let event = event(seq, *xid, Some(r#"{"id":1}"#));
+                all.push(&event, viewer);
+                if *xid >= xmax {
+                    expected.push(&event, viewer);
+                }
+            }
+            prop_assert_eq!(all.finish(Some("e.1")).unseen_by(&seen, None), expected.finish(None));
+        }
+    }
+}

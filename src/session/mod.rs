@@ -1,0 +1,153 @@
+//! One authenticated connection, whatever carries it.
+//!
+//! A session is generic over its [`Transport`]: the native WebSocket, Server-Sent Events and Phoenix channels are
+//! ways of writing the same [`Outbound`] values. One task owns the transport, reads and writes it, and is never
+//! aborted; everything that ends a session is a value that this task acts on.
+
+mod attach;
+mod live;
+pub mod rhythm;
+pub mod transport;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+
+pub use self::{
+    rhythm::RhythmConfig,
+    transport::{Inbound, Outbound, Transport, TransportGone},
+};
+use crate::{
+    auth::{Identity, Verifier},
+    hub::{Hub, Outbox},
+    metrics::{ByReason, Metrics},
+    protocol::{
+        close::CloseCode,
+        cursor::{Cursor, CursorError},
+    },
+    store::replay::Replayer,
+    types::SessionId,
+};
+
+/// How long a closing transport may take until the peer has confirmed. The peer of a slow session first has to read
+/// what stands before the close frame; ten seconds give it the chance, and bound what the session still holds.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What all sessions of a gateway share.
+#[derive(Debug)]
+pub struct Sessions {
+    /// Where live events come from.
+    pub hub: Arc<Hub>,
+    /// Where missed events come from.
+    pub replayer: Replayer,
+    /// Judges the tokens of refreshes.
+    pub verifier: Arc<Verifier>,
+    /// What happened, in numbers.
+    pub metrics: Arc<Metrics>,
+    /// Heartbeats and limits on what a client sends.
+    pub rhythm: RhythmConfig,
+    /// The bound of each session's outbox.
+    pub outbox_bytes: usize,
+}
+
+/// What a connection has proved and brought before its session begins.
+#[derive(Debug)]
+pub struct Opening {
+    /// Names the session in the log and in its first frame.
+    pub session: SessionId,
+    /// Who it is.
+    pub identity: Identity,
+    /// Where the client wants to continue, if it brought a cursor.
+    pub cursor: Option<Result<Cursor, CursorError>>,
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The gateway closed it.
+    Closed(CloseCode),
+    /// The client closed it, or the connection broke.
+    Left,
+}
+
+impl End {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Closed(code) => code.label(),
+            Self::Left => "left",
+        }
+    }
+}
+
+impl Sessions {
+    /// Runs one session until it ends, and leaves nothing of it behind.
+    ///
+    /// # Cancel safety
+    /// Safe for the hub: a session that is dropped leaves it. The client then sees the connection break.
+    pub async fn run(&self, opening: Opening, mut transport: impl Transport) -> End {
+        let outbox = Arc::new(Outbox::new(self.outbox_bytes));
+        let end = {
+            let _membership = Membership::enter(&self.hub, &opening, &outbox);
+            let _counted = self.metrics.count_session(transport.protocol());
+            self.attached(&opening, &outbox, &mut transport).await
+        };
+        self.metrics
+            .sessions_closed
+            .get_or_create(&ByReason { reason: end.label() })
+            .inc();
+        tracing::debug!(end = end.label(), "the session ended");
+        // The session has left the hub by now; closing takes as long as the peer takes, but not for ever.
+        let _closed = timeout(CLOSE_DEADLINE, transport.finish(end)).await;
+        end
+    }
+
+    async fn attached(&self, opening: &Opening, outbox: &Arc<Outbox>, transport: &mut impl Transport) -> End {
+        let attaching = attach::attach(self, opening);
+        // An outbox may overflow, or be closed by a drain, while the database is asked for what was missed.
+        let attached = tokio::select! {
+            biased;
+            code = closed(outbox) => return End::Closed(code),
+            attached = attaching => attached,
+        };
+        match attached {
+            Ok(attached) => live::Live::new(self, opening, outbox, attached, transport).await,
+            Err(error) => {
+                tracing::warn!(%error, "the session could not be attached; the client is asked to come back");
+                End::Closed(CloseCode::GoingAway)
+            }
+        }
+    }
+}
+
+/// Resolves once the outbox has been closed.
+async fn closed(outbox: &Outbox) -> CloseCode {
+    futures::future::poll_fn(|context| {
+        outbox.register(context);
+        outbox
+            .closed()
+            .map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+    })
+    .await
+}
+
+/// Keeps a session in the hub for as long as it lives, also when its task panics or is dropped.
+struct Membership<'a> {
+    hub: &'a Hub,
+    opening: &'a Opening,
+}
+
+impl<'a> Membership<'a> {
+    fn enter(hub: &'a Hub, opening: &'a Opening, outbox: &Arc<Outbox>) -> Self {
+        hub.registry
+            .join(opening.identity.user, opening.session, Arc::clone(outbox));
+        Self { hub, opening }
+    }
+}
+
+impl Drop for Membership<'_> {
+    fn drop(&mut self) {
+        self.hub
+            .registry
+            .leave(self.opening.identity.user, self.opening.session);
+    }
+}

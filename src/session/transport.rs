@@ -1,0 +1,72 @@
+//! What a session needs of whatever carries it.
+
+use std::{future::Future, sync::Arc, time::SystemTime};
+
+use futures::{Sink, Stream};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use super::End;
+use crate::{
+    hub::Delivery,
+    protocol::server_frame::{EventsFrame, Ready},
+};
+
+/// What arrives from a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Inbound {
+    /// A text frame, not yet read.
+    Text(Utf8Bytes),
+    /// A binary frame.
+    Binary,
+    /// A frame above the limit. Nothing can be read after it.
+    TooBig,
+    /// A sign of life without content: a ping or a pong.
+    Alive,
+    /// Bytes that are no frames. Nothing can be read after them.
+    Garbage,
+}
+
+/// What a session wants its client to see. How it is written is the transport's matter.
+#[derive(Clone, Debug)]
+pub enum Outbound {
+    /// The first frame.
+    Ready(Box<Ready>),
+    /// Events made for this session alone: a replay.
+    Replayed(EventsFrame),
+    /// Events as all sessions of the user share them.
+    Live(Arc<Delivery>),
+    /// The new token was accepted.
+    Authenticated {
+        /// When it ends.
+        expires_at: SystemTime,
+    },
+    /// The answer to a client's ping.
+    Pong {
+        /// What the client sent along.
+        reference: Option<String>,
+    },
+    /// A frame was not understood; the text says why.
+    Error {
+        /// For the developer of the client.
+        message: String,
+    },
+    /// A sign of life that asks for one in return.
+    Heartbeat,
+}
+
+/// The peer is gone. Nothing can be done about it, and it is no error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the peer is gone")]
+pub struct TransportGone;
+
+/// Carries one session. The stream ends when the peer has left.
+pub trait Transport: Stream<Item = Inbound> + Sink<Outbound, Error = TransportGone> + Unpin + Send {
+    /// The protocol's name in metrics.
+    fn protocol(&self) -> &'static str;
+
+    /// Tells the peer how the session ended, and waits until it knows or is gone.
+    ///
+    /// # Cancel safety
+    /// Safe: the transport is of no further use either way.
+    fn finish(&mut self, end: End) -> impl Future<Output = ()> + Send;
+}

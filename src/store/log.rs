@@ -1,0 +1,86 @@
+//! How a row of the log, joined with the view's row, is asked for and read.
+//!
+//! The feed and the replay share these expressions, so that an event is the same whichever way it comes.
+
+use tokio_postgres::{Row, types::FromSql};
+use uuid::Uuid;
+
+use crate::{
+    protocol::{
+        event::{Event, Operation},
+        snapshot::TransactionId,
+    },
+    types::UserId,
+};
+
+/// The rows that became visible between the snapshot `$1` and now, as a condition on `log`: two index conditions.
+pub const UNSEEN: &str = "(log.xid >= pg_catalog.pg_snapshot_xmax($1::text::pg_catalog.pg_snapshot) \
+     or log.xid = any (array(select pg_catalog.pg_snapshot_xip($1::text::pg_catalog.pg_snapshot))))";
+
+/// The columns of an event, for a relation `fresh` that has the columns of the log. The view is asked once a row, by
+/// primary key, and Postgres makes the JSON: a column added to the view reaches clients without a new build.
+pub const EVENT_COLUMNS: &str = "fresh.seq, fresh.xid::text as xid, fresh.op, fresh.message_id, fresh.sender_id, \
+     fresh.receiver_id, fresh.product_id, \
+     case when fresh.op <> 'd' then (select pg_catalog.row_to_json(view)::text \
+       from public.messages_realtime_view as view where view.id = fresh.message_id) end as row";
+
+/// Settings that make Postgres answer alike and fast on every connection: times in UTC, and plans by index whatever
+/// the statistics of a log that is empty now and large in a minute. To be preceded by `set` or `set local`.
+pub const PLAN_SETTINGS: [&str; 3] = ["timezone = 'UTC'", "jit = off", "enable_seqscan = off"];
+
+/// A row of the log could not be understood: the database holds something that this version does not know.
+#[derive(Debug, thiserror::Error)]
+pub enum RowError {
+    /// A column is missing or has another type.
+    #[error("a row of the log has an unexpected shape ({0}); run `herald migrate` with this version")]
+    Shape(#[from] tokio_postgres::Error),
+    /// The operation is none of `i`, `u`, `d`, or the transaction is no number.
+    #[error(
+        "a row of the log holds an unknown operation or transaction; run `herald migrate` with this version"
+    )]
+    Value,
+}
+
+/// What a row of the log turned out to be.
+#[derive(Debug)]
+pub enum Logged {
+    /// An event to be delivered.
+    Event(Event),
+    /// An insert or update whose message is gone by now (or hidden by the view): its delete follows in the log, or
+    /// nobody is meant to see it.
+    Vanished,
+}
+
+/// Reads the columns of [`EVENT_COLUMNS`].
+///
+/// # Errors
+/// [`RowError`] if the row is not what the columns promise.
+pub fn read_event(row: &Row) -> Result<Logged, RowError> {
+    let letter: i8 = column(row, "op")?;
+    let operation = u8::try_from(letter)
+        .ok()
+        .and_then(Operation::from_letter)
+        .ok_or(RowError::Value)?;
+    let json: Option<&str> = column(row, "row")?;
+    if json.is_none() && operation != Operation::Delete {
+        return Ok(Logged::Vanished);
+    }
+    Ok(Logged::Event(Event {
+        seq: column(row, "seq")?,
+        xid: transaction(column(row, "xid")?)?,
+        operation,
+        message: column::<Uuid>(row, "message_id")?,
+        sender: UserId(column(row, "sender_id")?),
+        receiver: UserId(column(row, "receiver_id")?),
+        product: column(row, "product_id")?,
+        row: json.map(Into::into),
+    }))
+}
+
+fn column<'row, T: FromSql<'row>>(row: &'row Row, name: &str) -> Result<T, RowError> {
+    Ok(row.try_get(name)?)
+}
+
+fn transaction(text: &str) -> Result<TransactionId, RowError> {
+    text.parse().map_err(|_| RowError::Value)
+}

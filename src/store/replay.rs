@@ -1,0 +1,213 @@
+//! What one user missed: the log between the user's cursor and the place where the live stream begins.
+//!
+//! Never a partial replay: either everything in between, or a reason why continuity cannot be proved. All that is
+//! judged (epoch, pruning, what the database has seen) comes from the same statement as the rows.
+
+use std::{sync::Arc, time::Duration};
+
+use deadpool_postgres::{Pool, PoolError};
+use futures::future::try_join3;
+use tokio_postgres::{Row, types::Type};
+
+use super::log::{EVENT_COLUMNS, Logged, PLAN_SETTINGS, RowError, UNSEEN, read_event};
+use crate::{
+    hub::Position,
+    protocol::{
+        cursor::Cursor,
+        event::Event,
+        server_frame::{Discontinuity, EventsFrame, EventsFrameBuilder},
+        snapshot::{Snapshot, TransactionId},
+    },
+    types::UserId,
+};
+
+/// A replay is also bounded in bytes of JSON: a thousand messages of the largest size would not be a short gap.
+const REPLAY_BYTES_MAX: usize = 16 << 20;
+
+/// Why no answer could be had. The client is asked to come back; nothing was sent to it.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// No connection, or none in time.
+    #[error("no connection for the replay: {0}")]
+    Pool(#[from] PoolError),
+    /// The question failed.
+    #[error("the replay failed: {0}")]
+    Query(#[from] tokio_postgres::Error),
+    /// The answer did not come in time.
+    #[error("the replay was not answered within {0:?}")]
+    Deadline(Duration),
+    /// The answer was not understood.
+    #[error(transparent)]
+    Row(#[from] RowError),
+    /// The log's bookkeeping was not understood.
+    #[error("the log's bookkeeping has an unexpected shape; run `herald migrate` with this version")]
+    Bookkeeping,
+}
+
+/// What became of a cursor.
+#[derive(Debug)]
+pub enum Replay {
+    /// Everything between the cursor and the position. The last frame carries the position's cursor, unless the
+    /// client's own is ahead of it.
+    Resumed(Vec<EventsFrame>),
+    /// Continuity cannot be proved.
+    Discontinued(Discontinuity),
+}
+
+/// Asks for replays, with bounds on rows and time. The pool bounds how many run at once.
+#[derive(Clone, Debug)]
+pub struct Replayer {
+    pool: Pool,
+    rows_max: i64,
+    deadline: Duration,
+    statement: Arc<str>,
+}
+
+impl Replayer {
+    /// At most `rows_max` events are replayed, and an answer is waited for until `deadline`.
+    pub fn new(pool: Pool, rows_max: u32, deadline: Duration) -> Self {
+        Self {
+            pool,
+            rows_max: rows_max.into(),
+            deadline,
+            statement: statement().into(),
+        }
+    }
+
+    /// Everything that concerns `user` after `from` and up to `until`.
+    ///
+    /// # Errors
+    /// [`ReplayError`] if the database did not answer; the client may try again with the same cursor.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is written, and a half-used connection is not handed out again.
+    pub async fn replay(&self, user: UserId, from: &Cursor, until: &Position) -> Result<Replay, ReplayError> {
+        if from.epoch != until.epoch {
+            return Ok(Replay::Discontinued(Discontinuity::UnknownEpoch));
+        }
+        if from.snapshot == until.snapshot {
+            return Ok(Replay::Resumed(Vec::new()));
+        }
+        let rows = tokio::time::timeout(self.deadline, self.ask(user, from, until))
+            .await
+            .map_err(|_| ReplayError::Deadline(self.deadline))??;
+        let Some(first) = rows.first() else {
+            return Err(ReplayError::Bookkeeping);
+        };
+        if let Some(reason) = discontinuity(first, from)? {
+            return Ok(Replay::Discontinued(reason));
+        }
+        let Some(events) = events(&rows, self.rows_max)? else {
+            return Ok(Replay::Discontinued(Discontinuity::TooFar));
+        };
+        Ok(Replay::Resumed(frames(user, &events, from, until)))
+    }
+
+    async fn ask(&self, user: UserId, from: &Cursor, until: &Position) -> Result<Vec<Row>, ReplayError> {
+        let client = self.pool.get().await?;
+        let begin = format!(
+            "begin read only; set local {}; set local statement_timeout = {}",
+            PLAN_SETTINGS.join("; set local "),
+            self.deadline.as_millis(),
+        );
+        let (from, until) = (from.snapshot.to_string(), until.snapshot.to_string());
+        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 4] = [
+            (&from, Type::TEXT),
+            (&until, Type::TEXT),
+            (&user.0, Type::UUID),
+            (&(self.rows_max + 1), Type::INT8),
+        ];
+        // The three are sent in one go, so that the transaction costs no further round trip. A transaction carries
+        // the settings because a session's would not survive a transaction pooler.
+        let ((), rows, ()) = try_join3(
+            client.batch_execute(&begin),
+            client.query_typed(&self.statement, &parameters),
+            client.batch_execute("commit"),
+        )
+        .await?;
+        Ok(rows)
+    }
+}
+
+/// `$1` the cursor's snapshot, `$2` the position's, `$3` the user, `$4` the most rows that are looked at.
+///
+/// A message to oneself is found by its receiver only, so that it is replayed once.
+fn statement() -> String {
+    let between =
+        format!("{UNSEEN} and pg_catalog.pg_visible_in_snapshot(log.xid, $2::text::pg_catalog.pg_snapshot)");
+    format!(
+        "with head as materialized ( \
+           select herald.epoch() as epoch, state.pruned_before::text, pg_catalog.pg_current_snapshot()::text as now \
+           from herald.state) \
+         select head.epoch, head.pruned_before, head.now, events.* from head left join ( \
+           select {EVENT_COLUMNS} from ( \
+             select * from ( \
+               select * from herald.log where log.receiver_id = $3 and {between} \
+               union all \
+               select * from herald.log where log.sender_id = $3 and log.receiver_id <> $3 and {between} \
+             ) as both_sides order by both_sides.seq limit $4 \
+           ) as fresh \
+         ) as events on true"
+    )
+}
+
+/// Judges the cursor by the bookkeeping that every row of the answer repeats.
+fn discontinuity(row: &Row, from: &Cursor) -> Result<Option<Discontinuity>, ReplayError> {
+    let text = |name| row.try_get::<_, &str>(name).map_err(|_| ReplayError::Bookkeeping);
+    let pruned_before: TransactionId = text("pruned_before")?
+        .parse()
+        .map_err(|_| ReplayError::Bookkeeping)?;
+    let now: Snapshot = text("now")?.parse().map_err(|_| ReplayError::Bookkeeping)?;
+    Ok(if text("epoch")? != from.epoch.to_string() {
+        Some(Discontinuity::UnknownEpoch)
+    } else if !now.covers(&from.snapshot) {
+        Some(Discontinuity::Ahead)
+    } else if from.snapshot.xmin() < pruned_before {
+        // The cursor may need rows from its xmin on, and those below `pruned_before` may be gone.
+        Some(Discontinuity::Expired)
+    } else {
+        None
+    })
+}
+
+/// The events of the answer in the order of the log, or `None` if they are too many or too large.
+fn events(rows: &[Row], rows_max: i64) -> Result<Option<Vec<Event>>, ReplayError> {
+    let logged = |row: &&Row| row.try_get::<_, Option<i64>>("seq").ok().flatten().is_some();
+    let rows: Vec<&Row> = rows.iter().filter(logged).collect();
+    if i64::try_from(rows.len()).map_or(true, |count| count > rows_max) {
+        return Ok(None);
+    }
+    let mut bytes = 0;
+    let mut events = Vec::with_capacity(rows.len());
+    for row in rows {
+        if let Logged::Event(event) = read_event(row)? {
+            bytes += event.row.as_deref().map_or(0, str::len);
+            events.push(event);
+        }
+        if bytes > REPLAY_BYTES_MAX {
+            return Ok(None);
+        }
+    }
+    events.sort_unstable_by_key(|event| event.seq);
+    Ok(Some(events))
+}
+
+fn frames(user: UserId, events: &[Event], from: &Cursor, until: &Position) -> Vec<EventsFrame> {
+    // A client that is ahead of the feed keeps its own cursor: the position's would claim less than the client has.
+    let cursor = until
+        .snapshot
+        .covers(&from.snapshot)
+        .then(|| until.cursor().to_string());
+    let mut frames = Vec::new();
+    let mut builder = EventsFrameBuilder::new();
+    for event in events {
+        if builder.is_full() {
+            frames.push(std::mem::take(&mut builder).finish(None));
+        }
+        builder.push(event, user);
+    }
+    if !events.is_empty() {
+        frames.push(builder.finish(cursor.as_deref()));
+    }
+    frames
+}

@@ -1,0 +1,40 @@
+//! The log: lines for people or JSON for machines, on standard error.
+//!
+//! What must never be in it is kept out where it is known: tokens and secrets do not show themselves, query strings are
+//! not logged, and the content of a message is never an argument of a log line.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What is logged, and how.
+#[derive(Debug)]
+pub struct LogConfig {
+    /// Levels by module, in the syntax of `tracing_subscriber`'s `EnvFilter`.
+    pub filter: EnvFilter,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// Starts the log of this process. Only the first call in a process has an effect.
+pub fn start(config: LogConfig) {
+    let registry = tracing_subscriber::registry().with(config.filter);
+    let lines = fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    // A second start is refused, and the first one stays, which is what tests with several gateways need.
+    let _started = match config.format {
+        LogFormat::Text => registry.with(lines.with_target(false)).try_init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
+    };
+}
