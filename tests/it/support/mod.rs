@@ -3,5 +3,5 @@
 pub(crate) mod cluster;
 pub(crate) mod database;
 
-/// The tables of the application that Herald is put beside.
-pub(crate) const APPLICATION: &str = include_str!("app.sql");
+/// The tables of the application that Herald is put beside: the demo's.
+pub(crate) const APPLICATION: &str = include_str!("../../../sql/demo/schema.sql");
