@@ -5,6 +5,9 @@
     reason = "clippy knows tests by their attribute, not what they call"
 )]
 
+mod auth;
 mod cluster;
+mod delivery;
 mod migrate;
+mod postgres_tls;
 mod support;
