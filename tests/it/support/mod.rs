@@ -7,8 +7,8 @@ pub(crate) mod gateway;
 pub(crate) mod socket;
 pub(crate) mod writers;
 
-/// The tables of the application that Herald is put beside.
-pub(crate) const APPLICATION: &str = include_str!("app.sql");
+/// The tables of the application that Herald is put beside: the demo's.
+pub(crate) const APPLICATION: &str = include_str!("../../../sql/demo/schema.sql");
 
 /// Waits until a condition holds, and fails with its name if that takes longer than anything here should.
 pub(crate) async fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
