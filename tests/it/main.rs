@@ -6,3 +6,6 @@
 )]
 
 mod cluster;
+mod demo;
+mod postgres;
+mod processes;
