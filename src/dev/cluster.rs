@@ -148,7 +148,7 @@ pub enum ClusterError {
         log: String,
     },
     /// A statement of the cluster's own failed.
-    #[error("Postgres refused `{statement}`: {error}")]
+    #[error("Postgres refused `{statement}`: {}", super::in_full(error))]
     Statement {
         /// The SQL.
         statement: String,

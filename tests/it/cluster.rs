@@ -28,6 +28,7 @@ async fn a_temporary_cluster_is_ready_with_its_settings_and_makes_databases_from
     assert_eq!(ask(&cluster.url("a copy"), settings).await, "off 200");
     let refused = cluster.create_database("template").await.unwrap_err();
     assert!(matches!(refused, ClusterError::Statement { .. }), "{refused}");
+    assert!(refused.to_string().contains("already exists"), "{refused}");
     cluster.ensure_database("template").await.unwrap();
 }
 
