@@ -353,7 +353,7 @@ impl Cluster {
         Some(self.postmaster.load(Ordering::Acquire)).filter(|process| *process != 0)
     }
 
-    /// The folder with `postgres`, `psql` and the like.
+    /// Where a program of this Postgres would be, `psql` say. Not every installation has all of them.
     pub fn program(&self, name: &str) -> PathBuf {
         self.binaries.program(name)
     }

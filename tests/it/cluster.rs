@@ -216,8 +216,7 @@ async fn settings_that_postgres_refuses_are_shown_in_its_own_words() {
     assert!(refused.to_string().contains("max_connections"), "{refused}");
 }
 
-/// A shell that holds a cluster through `herald dev` is tested with that command; here the owner is this very test
-/// binary, run again as a process of its own that can be killed.
+/// The owner is this very test binary, run again as a process of its own that can be killed.
 #[tokio::test]
 async fn a_killed_owner_leaves_no_process_and_no_folder() {
     use tokio::io::{AsyncBufReadExt, BufReader};
