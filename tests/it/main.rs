@@ -8,6 +8,9 @@
 mod auth;
 mod cluster;
 mod delivery;
+mod demo;
 mod migrate;
+mod postgres;
 mod postgres_tls;
+mod processes;
 mod support;
