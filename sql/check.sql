@@ -93,6 +93,13 @@ begin
         where attrelid = realtime_view and attname = wanted and not attisdropped)
 
     union all
+    select 5, format('the column %s of the view public.messages_realtime_view has the type %s, but uuid is needed', attname,
+                     format_type(atttypid, atttypmod))
+      from pg_catalog.pg_attribute join pg_catalog.pg_type on pg_type.oid = atttypid
+     where own_view and attrelid = realtime_view and attname in ('id', 'sender_id', 'receiver_id', 'product_id')
+       and 'uuid'::regtype not in (pg_type.oid, typbasetype)
+
+    union all
     select 5, format('public.%s exists and is no index on public.messages; Herald needs that name for one', relname)
       from pg_catalog.pg_class
      where relnamespace = 'public'::regnamespace

@@ -31,7 +31,9 @@ begin
     end if;
     insert into herald.installed values ('index', entry.name, 'found') on conflict do nothing;
     if found then
-      return query select 'found', 'index ' || entry.name, 'it stays as it is';
+      return query select 'found', 'index ' || entry.name, case when indisvalid then 'it stays as it is'
+          else 'it is not valid, so its build is done again or finished' end
+        from pg_index where indexrelid = entry.existing;
       if position(upper(entry.key_columns) in upper(pg_get_indexdef(entry.existing))) = 0 then
         return query select 'warning', 'index ' || entry.name,
           format('Herald''s queries expect %s, but it is: %s', entry.key_columns, pg_get_indexdef(entry.existing));

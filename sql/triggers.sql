@@ -118,7 +118,7 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $herald$
   with recursive tree (relation) as (
-    select 'public.messages'::regclass::oid
+    select to_regclass('public.messages')::oid
     union
     select inhrelid from tree join pg_inherits on inhparent = tree.relation
   )

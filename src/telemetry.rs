@@ -3,6 +3,8 @@
 //! What must never be in it is kept out where it is known: tokens and secrets do not show themselves, query strings are
 //! not logged, and the content of a message is never an argument of a log line.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// How a line of the log looks.
@@ -27,7 +29,9 @@ pub struct LogConfig {
 /// Starts the log of this process. Only the first call in a process has an effect.
 pub fn start(config: LogConfig) {
     let registry = tracing_subscriber::registry().with(config.filter);
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     // A second start is refused, and the first one stays, which is what tests with several gateways need.
     let _started = match config.format {
         LogFormat::Text => registry.with(lines.with_target(false)).try_init(),

@@ -3,7 +3,7 @@
 
 do $$ begin
     create role authenticated nologin;
-exception when duplicate_object then null;
+exception when duplicate_object or unique_violation then null; -- The second is what two databases at once meet.
 end $$;
 
 create schema auth;

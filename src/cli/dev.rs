@@ -55,7 +55,7 @@ enum DevError {
     Bind { address: SocketAddr, error: io::Error },
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    #[error("the demo could not be loaded: {0}; to begin anew, remove the folder")]
+    #[error("the demo could not be loaded: {}; to begin anew, remove the folder", dev::in_full(.0))]
     Demo(#[from] tokio_postgres::Error),
     #[error("{}: {error}", path.display())]
     File { path: PathBuf, error: io::Error },

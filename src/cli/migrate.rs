@@ -32,12 +32,13 @@ pub(super) fn run(flags: MigrateFlags) -> ExitCode {
         }),
         Migrate::Run {
             direction,
+            setting,
             database_url,
             patience,
         } => {
             let settings = match Settings::parse(&database_url) {
                 Ok(settings) => settings,
-                Err(error) => return fail("migrate", &format!("DATABASE_URL: {error}"), EXIT_USAGE),
+                Err(error) => return fail("migrate", &format!("{setting}: {error}"), EXIT_USAGE),
             };
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,

@@ -66,6 +66,8 @@ pub enum Migrate {
     Run {
         /// Installing or removing.
         direction: Direction,
+        /// The variable that the URL came from, for messages about it.
+        setting: &'static str,
         /// A direct connection to the primary.
         database_url: String,
         /// The bound of each single wait.
@@ -88,13 +90,17 @@ impl MigrateFlags {
         }
         let mut mistakes = Mistakes::none();
         // A variable that is set to nothing is as good as unset.
-        let database_url = [self.feed_database_url, self.database_url]
+        let urls = [
+            ("HERALD_FEED_DATABASE_URL", self.feed_database_url),
+            ("DATABASE_URL", self.database_url),
+        ];
+        let set = urls
             .into_iter()
-            .flatten()
-            .find(|url| !url.is_empty());
-        if let Some(database_url) = database_url {
+            .find_map(|(setting, url)| Some((setting, url.filter(|url| !url.is_empty())?)));
+        if let Some((setting, database_url)) = set {
             return Ok(Migrate::Run {
                 direction,
+                setting,
                 database_url,
                 patience: self.patience,
             });
@@ -148,17 +154,24 @@ mod tests {
         }
     }
 
-    fn url(flags: MigrateFlags) -> String {
+    fn url(flags: MigrateFlags) -> (&'static str, String) {
         match flags.check().unwrap() {
-            Migrate::Run { database_url, .. } => database_url,
+            Migrate::Run {
+                setting,
+                database_url,
+                ..
+            } => (setting, database_url),
             Migrate::Print(_) => unreachable!("nothing is to be printed"),
         }
     }
 
     #[test]
     fn the_direct_connection_is_preferred_if_it_is_set_to_something() {
-        assert_eq!(url(flags(Some("pooler"), Some("direct"))), "direct");
-        assert_eq!(url(flags(Some("pooler"), Some(""))), "pooler");
+        let direct = ("HERALD_FEED_DATABASE_URL", "direct".to_owned());
+        assert_eq!(url(flags(Some("pooler"), Some("direct"))), direct);
+        let pooler = ("DATABASE_URL", "pooler".to_owned());
+        assert_eq!(url(flags(Some("pooler"), Some(""))), pooler);
+        assert_eq!(url(flags(Some("pooler"), None)), pooler);
     }
 
     #[test]

@@ -116,7 +116,10 @@ async fn talk_through_outages(database_url: &str, note: impl Fn(&dyn fmt::Displa
         if talks.said > said {
             backoff.reset();
         }
-        note(&format_args!("the chatter waits for Postgres: {error}"));
+        note(&format_args!(
+            "the chatter waits for Postgres: {}",
+            super::in_full(&error)
+        ));
         tokio::time::sleep(backoff.next_delay(&mut rand::rng())).await;
     }
 }

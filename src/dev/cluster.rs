@@ -148,7 +148,7 @@ pub enum ClusterError {
         log: String,
     },
     /// A statement of the cluster's own failed.
-    #[error("Postgres refused `{statement}`: {error}")]
+    #[error("Postgres refused `{statement}`: {}", super::in_full(error))]
     Statement {
         /// The SQL.
         statement: String,
@@ -353,7 +353,7 @@ impl Cluster {
         Some(self.postmaster.load(Ordering::Acquire)).filter(|process| *process != 0)
     }
 
-    /// The folder with `postgres`, `psql` and the like.
+    /// Where a program of this Postgres would be, `psql` say. Not every installation has all of them.
     pub fn program(&self, name: &str) -> PathBuf {
         self.binaries.program(name)
     }

@@ -38,6 +38,17 @@ pub async fn with_client<T>(
     Ok(answer)
 }
 
+/// What Postgres or the way to it had to say. The error's own text is only its kind, "db error" say.
+pub(crate) fn in_full(error: &tokio_postgres::Error) -> String {
+    use std::error::Error;
+
+    match (error.as_db_error(), error.source()) {
+        (Some(answer), _) => answer.to_string(),
+        (None, Some(source)) => format!("{error}: {source}"),
+        (None, None) => error.to_string(),
+    }
+}
+
 /// A secret of 256 random bits, as 64 hexadecimal digits.
 fn secret() -> String {
     format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>())

@@ -64,13 +64,13 @@ pub(super) struct Parameters {
 
 /// Checks everything that can be checked before the upgrade, and starts the session after it.
 pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Result<Response, Problem> {
-    let answer = handshake(request.headers())?;
+    let token = find_token(request.headers(), request.uri().query());
+    let identity = authenticate(&edge, token).await?;
     if !edge.origins.allow(request.headers()) {
         edge.metrics.refuse("origin");
         return Err(Problem::origin_not_allowed());
     }
-    let token = find_token(request.headers(), request.uri().query());
-    let identity = authenticate(&edge, token).await?;
+    let answer = handshake(request.headers())?;
     if edge.draining.is_cancelled() {
         edge.metrics.refuse("draining");
         return Err(Problem::unavailable(

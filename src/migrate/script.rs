@@ -60,8 +60,12 @@ pub(super) const LOCK_SETTINGS: &str = "set local statement_timeout = '500ms';\n
 /// Ends [`LOCK_SETTINGS`].
 pub(super) const LOCKED_SETTINGS: &str = "set local statement_timeout = 0;\n";
 
-/// Removes the schema, once nothing outside it needs it any more.
-pub(super) const DROP_SCHEMA: &str = "drop schema herald cascade;\n";
+/// Removes the schema. The tables go first and without CASCADE, so that a view somebody built on them is not lost
+/// without a word; only Herald's own functions are left to cascade to.
+pub(super) const DROP_SCHEMA: &str = "\
+drop table herald.log, herald.mark, herald.state, herald.installed;
+drop schema herald cascade;
+";
 
 /// Notes which version the tables and functions now have.
 pub(super) fn note_version() -> String {

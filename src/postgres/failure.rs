@@ -8,6 +8,7 @@
 use std::{error::Error as _, fmt::Write as _, io};
 
 use deadpool_postgres::PoolError;
+use rustls::AlertDescription;
 use tokio_postgres::{Error, error::SqlState};
 
 use super::{ConnectError, Settings};
@@ -174,11 +175,20 @@ fn tls_refusal(error: &Error) -> Option<TlsRefusal> {
         rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => {
             Some(TlsRefusal::Certificate)
         }
-        _ => Some(TlsRefusal::Protocol),
+        rustls::Error::PeerIncompatible(_)
+        | rustls::Error::AlertReceived(
+            AlertDescription::HandshakeFailure
+            | AlertDescription::ProtocolVersion
+            | AlertDescription::InsufficientSecurity
+            | AlertDescription::CertificateRequired
+            | AlertDescription::NoApplicationProtocol,
+        ) => Some(TlsRefusal::Protocol),
+        // What is left is a peer out of order, a proxy on its way down say.
+        _ => None,
     }
 }
 
 /// Whether the two sides could not agree on how to authenticate: no password given, or no channel binding.
 fn is_authentication(error: &Error) -> bool {
-    error.to_string() == "authentication error"
+    ["authentication error", "invalid configuration"].contains(&error.to_string().as_str())
 }

@@ -9,6 +9,7 @@
 //! it opens: whoever listens for notifications has to poll it.
 
 mod failure;
+mod parameters;
 mod settings;
 mod tls;
 
@@ -60,7 +61,8 @@ pub enum ConnectError {
 /// Opens one connection and hands it over undriven, so that the caller can poll it for notifications itself.
 ///
 /// `application_name` is what `pg_stat_activity` shows, unless the connection string brings its own. With several
-/// hosts each gets its equal share of the deadline, so that a silent one does not use up the time of the next.
+/// hosts each gets its equal share of the deadline for its socket, so that one that is off the network does not use up
+/// the time of the next; one that accepts and then says nothing does.
 ///
 /// # Errors
 /// [`ConnectError`]; ask [`Failure::of_connect`] whether trying again can help.

@@ -9,55 +9,21 @@
 //! once, so a new file counts from the next start.
 
 use std::{
-    borrow::Cow,
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
-    time::Duration,
 };
 
-use percent_encoding::percent_decode_str;
 use tokio_postgres::{
     Config,
     config::{Host, SslMode as DriverSslMode, SslNegotiation},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::tls::{self, Roots, Verification};
+use super::{parameters::Taken, tls};
 
-/// After this much silence the kernel asks whether the other side is still there. With the two values below a peer that
-/// has vanished is given up after 15 + 3 * 5 = 30 s; the feed's own deadlines find it sooner, this is for idle ones.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
-/// The time between two such questions.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// How many of them may go unanswered.
-const KEEPALIVE_RETRIES: u32 = 3;
-/// How long sent data may stay unacknowledged before the connection is given up (`TCP_USER_TIMEOUT`, Linux).
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// libpq's default port.
 const DEFAULT_PORT: u16 = 5432;
-/// libpq's root certificate file, below the home directory.
-const DEFAULT_ROOT_CERTIFICATE: &str = ".postgresql/root.crt";
-
-/// What the driver reads by itself. Everything else but the parameters in [`Taken`] is refused by name.
-const DRIVER_PARAMETERS: [&str; 15] = [
-    "user",
-    "password",
-    "dbname",
-    "options",
-    "application_name",
-    "sslnegotiation",
-    "host",
-    "hostaddr",
-    "port",
-    "connect_timeout",
-    "keepalives",
-    "keepalives_idle",
-    "keepalives_interval",
-    "target_session_attrs",
-    "channel_binding",
-];
-
 /// How much a connection is protected; the words and their meaning are libpq's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SslMode {
@@ -128,9 +94,9 @@ pub enum SettingsError {
     /// There is nowhere to connect to.
     #[error("it names no host; write host=… (a name, an address, or the folder of a Unix socket)")]
     NoHost,
-    /// An `@` in the host is nearly always a piece of a password that was not percent-encoded.
-    #[error("the host contains an `@`; if it belongs to the password, write it as %40")]
-    AtSignInHost,
+    /// An `@` that does not end the credentials is nearly always a piece of a password that was not percent-encoded.
+    #[error("it contains an `@` too many; where it does not end the credentials, write it as %40")]
+    AtSign,
     /// Lists of different lengths.
     #[error("the numbers of hosts, hostaddrs and ports differ; give one port, or as many as there are hosts")]
     Counts,
@@ -276,264 +242,6 @@ impl fmt::Display for SslMode {
     }
 }
 
-/// The parameters that the driver does not know, does not know under this name, or reads in another unit.
-#[derive(Debug, Default)]
-struct Taken {
-    ssl_mode: Option<String>,
-    root_certificate: Option<String>,
-    keepalives_count: Option<String>,
-    tcp_user_timeout: Option<String>,
-    names_idle: bool,
-    names_interval: bool,
-}
-
-impl Taken {
-    /// Takes its parameters out of a connection string, and answers what is left of it for the driver.
-    fn out_of(text: &str) -> Result<(Self, String), SettingsError> {
-        let text = text.trim();
-        if text.is_empty() {
-            return Err(SettingsError::Malformed("it is empty"));
-        }
-        let mut taken = Self::default();
-        let is_url = ["postgres://", "postgresql://"]
-            .iter()
-            .any(|scheme| text.starts_with(scheme));
-        let rest = if is_url {
-            taken.out_of_url(text)?
-        } else {
-            taken.out_of_keywords(text)?
-        };
-        Ok((taken, rest))
-    }
-
-    fn out_of_url(&mut self, text: &str) -> Result<String, SettingsError> {
-        let after_credentials = text.find('@').map_or(0, |at| at + 1);
-        let Some(mark) = text[after_credentials..]
-            .find('?')
-            .map(|mark| after_credentials + mark)
-        else {
-            return Ok(text.to_owned());
-        };
-        let mut kept = Vec::new();
-        for pair in text[mark + 1..].split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair
-                .split_once('=')
-                .ok_or(SettingsError::Malformed("a parameter after `?` has no `=`"))?;
-            let (name, value) = match (decode(name)?, decode(value)?) {
-                // libpq reads JDBC's spelling too, in URLs only.
-                (name, value) if name == "ssl" && value == "true" => ("sslmode".into(), "require".into()),
-                other => other,
-            };
-            if !self.take(&name, &value)? {
-                kept.push(pair);
-            }
-        }
-        let separator = if kept.is_empty() { "" } else { "?" };
-        Ok(format!("{}{separator}{}", &text[..mark], kept.join("&")))
-    }
-
-    fn out_of_keywords(&mut self, text: &str) -> Result<String, SettingsError> {
-        let mut kept = Vec::new();
-        let mut left = text;
-        let mut follows_bare_password = false;
-        while !left.trim_start().is_empty() {
-            let Some((pair, after)) = Keyword::read(left) else {
-                return Err(if follows_bare_password {
-                    SettingsError::UnknownAfterPassword
-                } else {
-                    SettingsError::Malformed("it is no list of name=value")
-                });
-            };
-            let taken = self.take(&pair.name, &pair.value).map_err(|error| match error {
-                SettingsError::UnknownParameter(_) if follows_bare_password => {
-                    SettingsError::UnknownAfterPassword
-                }
-                other => other,
-            })?;
-            if !taken {
-                kept.push(pair.text);
-            }
-            follows_bare_password = pair.name == "password" && !pair.quoted;
-            left = after;
-        }
-        Ok(kept.join(" "))
-    }
-
-    /// Keeps a parameter (`true`), leaves it to the driver (`false`), or refuses it.
-    fn take(&mut self, name: &str, value: &str) -> Result<bool, SettingsError> {
-        let place = match name {
-            "sslmode" => &mut self.ssl_mode,
-            "sslrootcert" => &mut self.root_certificate,
-            "keepalives_count" | "keepalives_retries" => &mut self.keepalives_count,
-            "tcp_user_timeout" => &mut self.tcp_user_timeout,
-            "keepalives_idle" => {
-                self.names_idle = true;
-                return Ok(false);
-            }
-            "keepalives_interval" => {
-                self.names_interval = true;
-                return Ok(false);
-            }
-            "load_balance_hosts" => return Ok(false),
-            known if DRIVER_PARAMETERS.contains(&known) => return Ok(false),
-            unknown => return Err(SettingsError::UnknownParameter(unknown.to_owned())),
-        };
-        // libpq takes an empty value for none.
-        *place = Some(value.to_owned()).filter(|value| !value.is_empty());
-        Ok(true)
-    }
-
-    fn ssl_mode(&self) -> Result<SslMode, SettingsError> {
-        let system = self.root_certificate.as_deref() == Some("system");
-        let mode = match self.ssl_mode.as_deref() {
-            None if system => SslMode::VerifyFull,
-            None | Some("prefer") => SslMode::Prefer,
-            Some("disable") => SslMode::Disable,
-            Some("require") => SslMode::Require,
-            Some("verify-ca") => SslMode::VerifyCa,
-            Some("verify-full") => SslMode::VerifyFull,
-            Some("allow") => return Err(SettingsError::AllowIsNotSupported),
-            Some(_) => return Err(SettingsError::UnknownSslMode),
-        };
-        if system && mode != SslMode::VerifyFull {
-            Err(SettingsError::SystemNeedsVerifyFull)
-        } else {
-            Ok(mode)
-        }
-    }
-
-    /// What the server's certificate has to prove, with the roots read.
-    fn verification(&self, mode: SslMode, home: Option<&Path>) -> Result<Verification, SettingsError> {
-        let default = home.map(|home| home.join(DEFAULT_ROOT_CERTIFICATE));
-        let file = match (self.root_certificate.as_deref(), mode) {
-            (_, SslMode::Disable) => return Ok(Verification::Nothing),
-            (Some("system"), _) => {
-                let roots = Roots::from_system().map_err(|problem| self.about_root(problem.to_string()))?;
-                return Ok(Verification::ChainAndName(roots));
-            }
-            (Some(file), _) => Some(PathBuf::from(file)),
-            (None, SslMode::Prefer) => None,
-            (None, _) => default.clone().filter(|file| file.exists()),
-        };
-        let Some(file) = file else {
-            return match mode {
-                SslMode::VerifyCa | SslMode::VerifyFull => {
-                    Err(SettingsError::NoRootCertificate { mode, default })
-                }
-                SslMode::Disable | SslMode::Prefer | SslMode::Require => Ok(Verification::Nothing),
-            };
-        };
-        let roots = Roots::from_file(&file).map_err(|problem| SettingsError::RootCertificate {
-            which: file.display().to_string(),
-            problem: problem.to_string(),
-        })?;
-        Ok(match mode {
-            SslMode::VerifyFull => Verification::ChainAndName(roots),
-            SslMode::Disable | SslMode::Prefer | SslMode::Require | SslMode::VerifyCa => {
-                Verification::Chain(roots)
-            }
-        })
-    }
-
-    fn about_root(&self, problem: String) -> SettingsError {
-        let which = self
-            .root_certificate
-            .clone()
-            .unwrap_or_else(|| format!("~/{DEFAULT_ROOT_CERTIFICATE}"));
-        SettingsError::RootCertificate { which, problem }
-    }
-
-    /// Sets what the string says about dead connections, and Herald's own values where it is silent.
-    fn apply(&self, config: &mut Config) -> Result<(), SettingsError> {
-        let number = |name: &str, value: &Option<String>| {
-            value
-                .as_deref()
-                .map(|value| {
-                    value
-                        .parse::<u32>()
-                        .map_err(|_| SettingsError::InvalidValue(name.to_owned()))
-                })
-                .transpose()
-        };
-        if !self.names_idle {
-            config.keepalives_idle(KEEPALIVE_IDLE);
-        }
-        if !self.names_interval {
-            config.keepalives_interval(KEEPALIVE_INTERVAL);
-        }
-        config.keepalives_retries(
-            number("keepalives_count", &self.keepalives_count)?.unwrap_or(KEEPALIVE_RETRIES),
-        );
-        // libpq counts milliseconds here, and zero is the system's own value.
-        match number("tcp_user_timeout", &self.tcp_user_timeout)? {
-            None => config.tcp_user_timeout(TCP_USER_TIMEOUT),
-            Some(0) => config,
-            Some(milliseconds) => config.tcp_user_timeout(Duration::from_millis(u64::from(milliseconds))),
-        };
-        Ok(())
-    }
-}
-
-/// One `name = value` of the keyword form.
-struct Keyword<'text> {
-    name: Cow<'text, str>,
-    value: String,
-    quoted: bool,
-    text: &'text str,
-}
-
-impl<'text> Keyword<'text> {
-    /// Reads the first pair of a text that is not blank, and answers it with what follows. The rules are libpq's:
-    /// white space around `=` is allowed, `\` takes the next character as it is, `'` encloses white space.
-    fn read(text: &'text str) -> Option<(Self, &'text str)> {
-        let text = text.trim_start();
-        let (name, after) = text.split_once('=')?;
-        let name = name.trim_end();
-        if name.is_empty() || name.contains(char::is_whitespace) {
-            return None;
-        }
-        let after = after.trim_start();
-        let quoted = after.starts_with('\'');
-        let mut characters = after.char_indices().skip(usize::from(quoted));
-        let mut value = String::new();
-        let mut end = after.len();
-        let mut closed = !quoted;
-        while let Some((index, character)) = characters.next() {
-            match character {
-                '\\' => value.extend(characters.next().map(|(_, escaped)| escaped)),
-                '\'' if quoted => {
-                    (end, closed) = (index + 1, true);
-                    break;
-                }
-                blank if !quoted && blank.is_whitespace() => {
-                    end = index;
-                    break;
-                }
-                other => value.push(other),
-            }
-        }
-        let whole = &text[..text.len() - after.len() + end];
-        // The driver refuses an empty value without quotes, as does libpq at the end of the text.
-        (closed && (quoted || !value.is_empty())).then(|| {
-            (
-                Self {
-                    name: Cow::Borrowed(name),
-                    value,
-                    quoted,
-                    text: whole,
-                },
-                &after[end..],
-            )
-        })
-    }
-}
-
-fn decode(text: &str) -> Result<Cow<'_, str>, SettingsError> {
-    percent_decode_str(text)
-        .decode_utf8()
-        .map_err(|_| SettingsError::Malformed("a parameter is not UTF-8"))
-}
-
 /// Gives every address a host, as the driver takes the name for TLS from there, and checks that the lists agree.
 fn complete_hosts(config: &mut Config) -> Result<(), SettingsError> {
     let addresses: Vec<String> = config.get_hostaddrs().iter().map(ToString::to_string).collect();
@@ -557,7 +265,7 @@ fn complete_hosts(config: &mut Config) -> Result<(), SettingsError> {
         return Err(SettingsError::NoHost);
     }
     if names.iter().any(|name| name.contains('@')) {
-        return Err(SettingsError::AtSignInHost);
+        return Err(SettingsError::AtSign);
     }
     let ports = config.get_ports().len();
     if (!addresses.is_empty() && addresses.len() != hosts.len()) || (ports > 1 && ports != hosts.len()) {
@@ -602,4 +310,233 @@ fn looked_for(default: Option<&Path>) -> String {
     default
         .map(|file| format!(" ({} does not exist)", file.display()))
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Duration};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, SettingsError> {
+        Settings::parse_with_home(text, None)
+    }
+
+    fn error(text: &str) -> SettingsError {
+        parse(text).unwrap_err()
+    }
+
+    #[test]
+    fn both_forms_say_the_same_and_neither_shows_the_password() {
+        for text in [
+            "postgres://ann:s3cret%20word@db.example:6432/app?sslmode=require&connect_timeout=7",
+            "postgresql://ann:s3cret%20word@db.example:6432/app?connect_timeout=7&sslmode=require&ssl=true",
+            r"host=db.example port = 6432 user=ann password='s3cret word' dbname=app sslmode=require connect_timeout=7",
+            r"host=db.example port=6432 user=ann password=s3cret\ word dbname=app connect_timeout=7 sslmode='require'",
+        ] {
+            let settings = parse(text).unwrap();
+            assert_eq!(settings.describe(), "ann@db.example:6432/app", "{text}");
+            assert_eq!(settings.ssl_mode(), SslMode::Require);
+            assert_eq!(settings.config().get_password(), Some(b"s3cret word".as_slice()));
+            assert_eq!(
+                settings.config().get_connect_timeout(),
+                Some(&Duration::from_secs(7))
+            );
+            assert_eq!(settings.config().get_ssl_mode(), DriverSslMode::Require);
+            let shown = format!("{settings:?} {settings}");
+            assert!(!shown.contains("s3cret"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn every_mode_of_libpq_is_known_and_allow_is_refused_with_the_reason() {
+        let mode = |word: &str| parse(&format!("host=h sslmode={word}")).map(|settings| settings.ssl_mode());
+        assert_eq!(parse("host=h").unwrap().ssl_mode(), SslMode::Prefer);
+        assert_eq!(mode("disable"), Ok(SslMode::Disable));
+        assert_eq!(mode("prefer"), Ok(SslMode::Prefer));
+        assert_eq!(mode("require"), Ok(SslMode::Require));
+        assert_eq!(mode("allow"), Err(SettingsError::AllowIsNotSupported));
+        assert_eq!(mode("VERIFY-FULL"), Err(SettingsError::UnknownSslMode));
+        assert_eq!(mode("''"), Ok(SslMode::Prefer));
+    }
+
+    #[test]
+    fn a_mode_that_verifies_without_a_root_says_to_set_sslrootcert() {
+        let home = tempfile::tempdir().unwrap();
+        for mode in ["verify-ca", "verify-full"] {
+            let text = format!("host=h sslmode={mode}");
+            let told = Settings::parse_with_home(&text, Some(home.path()))
+                .unwrap_err()
+                .to_string();
+            assert!(
+                told.contains("set sslrootcert") && told.contains(".postgresql/root.crt does not exist"),
+                "{told}"
+            );
+            assert!(error(&text).to_string().contains("set sslrootcert"));
+        }
+    }
+
+    #[test]
+    fn the_default_root_file_counts_for_every_mode_from_require_on() {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir(home.path().join(".postgresql")).unwrap();
+        fs::write(home.path().join(".postgresql/root.crt"), "no certificate").unwrap();
+        for mode in ["require", "verify-ca", "verify-full"] {
+            let told =
+                Settings::parse_with_home(&format!("host=h sslmode={mode}"), Some(home.path())).unwrap_err();
+            assert!(told.to_string().contains("holds no certificate"), "{told}");
+        }
+        for mode in ["disable", "prefer"] {
+            Settings::parse_with_home(&format!("host=h sslmode={mode}"), Some(home.path())).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_root_file_that_cannot_be_used_is_named() {
+        let told = error("host=h sslmode=verify-full sslrootcert=/nowhere/ca.crt").to_string();
+        assert!(told.contains("/nowhere/ca.crt"), "{told}");
+    }
+
+    #[test]
+    fn the_systems_roots_demand_verify_full() {
+        assert_eq!(
+            error("host=h sslmode=require sslrootcert=system"),
+            SettingsError::SystemNeedsVerifyFull
+        );
+        match parse("host=h sslrootcert=system") {
+            Ok(settings) => assert_eq!(settings.ssl_mode(), SslMode::VerifyFull),
+            // A machine without root certificates is told so.
+            Err(told) => assert!(told.to_string().contains("the system's store"), "{told}"),
+        }
+    }
+
+    #[test]
+    fn an_unknown_parameter_is_named_unless_it_may_be_part_of_a_password() {
+        assert_eq!(
+            error("host=h gssencmode=disable").to_string(),
+            "Herald does not know the parameter `gssencmode`; remove it"
+        );
+        assert_eq!(
+            error("postgres://u@h/d?pgbouncer=true"),
+            SettingsError::UnknownParameter("pgbouncer".to_owned())
+        );
+        for text in [
+            "password=my secret=word host=h",
+            "host=h password=my secret",
+            "postgres://u@h/d?password=my&secret=word",
+        ] {
+            let told = error(text);
+            assert_eq!(told, SettingsError::UnknownAfterPassword);
+            assert!(!told.to_string().contains("secret"));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_connected_to_is_refused_at_once() {
+        assert_eq!(error("user=u"), SettingsError::NoHost);
+        assert_eq!(error("postgres:///db"), SettingsError::NoHost);
+        assert_eq!(error("postgres://u:p@ss@h/d"), SettingsError::AtSign);
+        assert_eq!(error("postgres://u:p@s?s=@h/d"), SettingsError::AtSign);
+        assert_eq!(error("host=a,b,c port=1,2"), SettingsError::Counts);
+        assert_eq!(error("host=a,b hostaddr=127.0.0.1"), SettingsError::Counts);
+        assert_eq!(
+            error("host=h port=http"),
+            SettingsError::InvalidValue("port".to_owned())
+        );
+        assert_eq!(
+            error("host=h sslmode=prefer sslnegotiation=direct"),
+            SettingsError::DirectNeedsTls
+        );
+        assert_eq!(
+            error("host=h,/run/postgresql sslmode=require"),
+            SettingsError::MixedHosts(SslMode::Require)
+        );
+        assert!(matches!(error(""), SettingsError::Malformed(_)));
+        assert!(matches!(error("mysql://u@h/d"), SettingsError::Malformed(_)));
+        assert!(matches!(
+            error("host=h password='open"),
+            SettingsError::Malformed(_)
+        ));
+    }
+
+    #[test]
+    fn sockets_addresses_and_several_hosts_are_described() {
+        for (text, described) in [
+            ("host=/run/postgresql user=u dbname=d", "u@/run/postgresql:5432/d"),
+            ("postgres://u@[::1]:6000/d", "u@[::1]:6000/d"),
+            ("hostaddr=10.0.0.7 user=u", "u@10.0.0.7:5432/u"),
+            ("postgres://u@a:1,b:2/d", "u@a:1,b:2/d"),
+            ("host=a,b port=7 dbname=d", "a:7,b:7/d"),
+        ] {
+            assert_eq!(parse(text).unwrap().describe(), described);
+        }
+    }
+
+    #[test]
+    fn a_unix_socket_is_never_encrypted_whatever_the_mode() {
+        let settings = parse("host=/run/postgresql sslmode=require").unwrap();
+        assert_eq!(settings.config().get_ssl_mode(), DriverSslMode::Disable);
+    }
+
+    #[test]
+    fn dead_connections_are_found_unless_the_string_says_otherwise() {
+        let config = parse("host=h").unwrap().config().clone();
+        assert_eq!(config.get_keepalives_idle(), Duration::from_secs(15));
+        assert_eq!(config.get_keepalives_interval(), Some(Duration::from_secs(5)));
+        assert_eq!(config.get_keepalives_retries(), Some(3));
+        assert_eq!(config.get_tcp_user_timeout(), Some(&Duration::from_secs(10)));
+        let text = "host=h keepalives_idle=60 keepalives_interval=7 keepalives_count=9 tcp_user_timeout=2500";
+        let config = parse(text).unwrap().config().clone();
+        assert_eq!(config.get_keepalives_idle(), Duration::from_secs(60));
+        assert_eq!(config.get_keepalives_interval(), Some(Duration::from_secs(7)));
+        assert_eq!(config.get_keepalives_retries(), Some(9));
+        assert_eq!(config.get_tcp_user_timeout(), Some(&Duration::from_millis(2500)));
+        assert_eq!(
+            parse("host=h tcp_user_timeout=0")
+                .unwrap()
+                .config()
+                .get_tcp_user_timeout(),
+            None
+        );
+        assert_eq!(
+            error("host=h tcp_user_timeout=10s"),
+            SettingsError::InvalidValue("tcp_user_timeout".to_owned())
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_password_survives_quoting_in_both_forms(password in "[^\0]{1,40}") {
+            let quoted = password.replace('\\', r"\\").replace('\'', r"\'");
+            let settings = parse(&format!("host=h password='{quoted}' sslmode=require user=u")).unwrap();
+            prop_assert_eq!(settings.config().get_password(), Some(password.as_bytes()));
+            let encoded = percent_encoding::percent_encode(password.as_bytes(), percent_encoding::NON_ALPHANUMERIC);
+            let settings = parse(&format!("postgres://u:{encoded}@h/d?sslmode=require")).unwrap();
+            prop_assert_eq!(settings.config().get_password(), Some(password.as_bytes()));
+        }
+
+        #[test]
+        fn no_error_shows_a_password_however_badly_it_is_quoted(
+            before in "[ '\\\\=/:?&#@,]{0,3}", after in "[ '\\\\=/:?&#@,]{0,3}", form in 0usize..4,
+        ) {
+            let password = format!("{before}hunter2{after}hunter2");
+            let text = match form {
+                0 => format!("postgres://u:{password}@h/d?sslmode=wrong"),
+                1 => format!("postgres://u@h/d?password={password}&sslmode=wrong"),
+                2 => format!("host=h password={password} sslmode=wrong"),
+                _ => format!("password='{password}' host=h sslmode=wrong"),
+            };
+            if let Err(told) = parse(&text) {
+                prop_assert!(!format!("{told} {told:?}").contains("hunter2"), "{}: {}", text, told);
+            }
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in ".*", url in "postgres://[^\\s]{0,60}") {
+            let _parsed = parse(&text);
+            let _parsed = parse(&url);
+        }
+    }
 }

@@ -1,13 +1,14 @@
 //! The private Postgres: what it promises to tests and to `herald dev`, above all that it never outlives its owner.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{path::Path, process::Command};
 
 use herald::dev::cluster::{Cluster, ClusterBuilder, ClusterError, Stop};
-use tokio::time::Instant;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::NoTls;
 
-/// Much longer than anything here takes; a machine under load is slow.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::{
+    postgres::{ask, execute},
+    processes::{PATIENCE, lives, signal, until},
+};
 
 #[tokio::test]
 async fn a_temporary_cluster_is_ready_with_its_settings_and_makes_databases_from_templates() {
@@ -27,6 +28,7 @@ async fn a_temporary_cluster_is_ready_with_its_settings_and_makes_databases_from
     assert_eq!(ask(&cluster.url("a copy"), settings).await, "off 200");
     let refused = cluster.create_database("template").await.unwrap_err();
     assert!(matches!(refused, ClusterError::Statement { .. }), "{refused}");
+    assert!(refused.to_string().contains("already exists"), "{refused}");
     cluster.ensure_database("template").await.unwrap();
 }
 
@@ -69,7 +71,7 @@ async fn a_cluster_whose_postmaster_was_killed_starts_again() {
     let cluster = Cluster::temporary().await.unwrap();
     execute(&cluster.url("postgres"), "create table kept (number int)").await;
     let killed = cluster.postmaster_pid().unwrap();
-    kill(killed);
+    signal("KILL", killed);
     // The guardian ends when it has seen its postmaster end; until then there is nothing to start again.
     until("a new postmaster", async || {
         cluster.start_again().await.unwrap();
@@ -176,7 +178,7 @@ async fn a_postmaster_number_that_now_belongs_to_another_process_is_no_postmaste
     execute(&first.url("postgres"), "create table kept (number int)").await;
     let data = first.data_folder();
     let killed = first.postmaster_pid().unwrap();
-    kill(killed);
+    signal("KILL", killed);
     until("the postmaster to be gone", async || !lives(killed)).await;
     drop(first);
     // A process of the very user who runs Postgres, since that is the case which Postgres cannot tell by itself.
@@ -214,8 +216,7 @@ async fn settings_that_postgres_refuses_are_shown_in_its_own_words() {
     assert!(refused.to_string().contains("max_connections"), "{refused}");
 }
 
-/// A shell that holds a cluster through `herald dev` is tested with that command; here the owner is this very test
-/// binary, run again as a process of its own that can be killed.
+/// The owner is this very test binary, run again as a process of its own that can be killed.
 #[tokio::test]
 async fn a_killed_owner_leaves_no_process_and_no_folder() {
     use tokio::io::{AsyncBufReadExt, BufReader};
@@ -266,64 +267,6 @@ async fn owner_that_waits_to_be_killed() {
     );
     // Bounded, so that it ends also where it is run by hand.
     tokio::time::sleep(PATIENCE).await;
-}
-
-/// Runs statements, and ends the connection.
-async fn execute(url: &str, statements: &str) {
-    with_client(url, async |client| {
-        client.batch_execute(statements).await.unwrap();
-    })
-    .await;
-}
-
-/// The one text that a query answers.
-async fn ask(url: &str, query: &str) -> String {
-    with_client(url, async |client| {
-        client.query_one(query, &[]).await.unwrap().get(0)
-    })
-    .await
-}
-
-async fn with_client<T>(url: &str, work: impl AsyncFnOnce(&Client) -> T) -> T {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
-    let (answer, closed) = tokio::join!(
-        async {
-            let client = client;
-            work(&client).await
-        },
-        connection
-    );
-    closed.unwrap();
-    answer
-}
-
-/// Waits for a condition, and says what was awaited if it does not come.
-async fn until(what: &str, mut reached: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !reached().await {
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// Whether there is such a process; one that has ended and is not yet collected does not count.
-fn lives(process: u32) -> bool {
-    let state = Command::new("ps")
-        .args(["-o", "stat=", "-p", &process.to_string()])
-        .output()
-        .unwrap();
-    let state = String::from_utf8(state.stdout).unwrap();
-    !state.trim().is_empty() && !state.trim().starts_with('Z')
-}
-
-fn kill(process: u32) {
-    assert!(
-        Command::new("kill")
-            .args(["-KILL", &process.to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
 }
 
 fn as_owner_of(path: &Path, command: &mut Command) {

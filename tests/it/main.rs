@@ -5,6 +5,12 @@
     reason = "clippy knows tests by their attribute, not what they call"
 )]
 
+mod auth;
 mod cluster;
+mod delivery;
+mod demo;
 mod migrate;
+mod postgres;
+mod postgres_tls;
+mod processes;
 mod support;

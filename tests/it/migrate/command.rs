@@ -77,14 +77,18 @@ fn a_database_that_cannot_be_reached_ends_with_1() {
         &[],
     );
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("cannot connect to the database"));
+    assert!(
+        text(&output.stderr).contains("127.0.0.1:1"),
+        "{}",
+        text(&output.stderr)
+    );
 }
 
 #[test]
 fn printing_needs_no_database() {
     let output = herald(&["migrate", "--print"], &[]);
     assert!(output.status.success());
-    assert_eq!(text(&output.stdout), herald::migrate::script());
+    assert!(text(&output.stdout) == herald::migrate::script());
     let output = herald(&["migrate", "uninstall", "--print"], &[]);
-    assert_eq!(text(&output.stdout), herald::migrate::uninstall_script());
+    assert!(text(&output.stdout) == herald::migrate::uninstall_script());
 }

@@ -432,3 +432,36 @@ async fn what_the_application_built_on_the_view_keeps_it_from_being_removed() {
     );
     assert_eq!(database.dump(), before);
 }
+
+#[tokio::test]
+async fn what_somebody_built_on_the_log_is_not_dropped_without_a_word() {
+    let database = Database::with_application().await;
+    install(&database).await;
+    let client = database.connect().await;
+    client
+        .batch_execute("create view public.log_size as select count(*) from herald.log")
+        .await
+        .unwrap();
+    let error = herald::migrate::uninstall(&mut database.connect().await, super::PATIENCE)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("log_size"), "{error}");
+    client.batch_execute("drop view public.log_size").await.unwrap();
+    assert!(uninstall(&database).await.changed());
+}
+
+#[tokio::test]
+async fn herald_can_be_removed_after_the_application_dropped_its_tables() {
+    let database = Database::with_application().await;
+    install(&database).await;
+    let client = database.connect().await;
+    client
+        .batch_execute("drop table public.messages cascade")
+        .await
+        .unwrap();
+    let before = database.dump();
+    uninstall(&database).await;
+    let after = database.dump();
+    assert!(before.contains("herald") && !after.contains("herald"), "{after}");
+}

@@ -18,9 +18,9 @@ use crate::support::database::{AT_MOST, Database, people};
 /// Enough rows for the index builds to take a while, and few enough for the test not to.
 const ROWS: i32 = 200_000;
 
-/// What a writer may have to wait: the 250 ms of one attempt at the lock, and as much again for a busy machine to
-/// schedule two processes and commit.
-const LONGEST_WRITE: Duration = Duration::from_millis(750);
+/// What a writer may have to wait: the 250 ms of one attempt at the lock, and the rest for a machine that is busy with
+/// other tests. Waiting in line instead would take as long as the other transaction stays open, or the index build.
+const LONGEST_WRITE: Duration = Duration::from_secs(1);
 
 /// A writer that inserts one message after another, each in its own transaction, until it is told to stop.
 struct Writer {
@@ -135,8 +135,8 @@ async fn a_transaction_that_stays_open_is_named_and_meanwhile_writers_go_on() {
             .any(|blocker| blocker.process == process && blocker.application == "nightly report"),
         "{blockers:?}"
     );
-    assert!(took < patience + Duration::from_secs(2), "{took:?}");
     assert!(outcome.longest < LONGEST_WRITE, "{:?}", outcome.longest);
+    assert!(took < patience + Duration::from_secs(2), "{took:?}");
     assert_eq!(database.dump_with(&["--schema-only"]), before);
 
     // With that transaction gone the next run succeeds.

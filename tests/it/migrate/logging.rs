@@ -184,6 +184,27 @@ async fn a_message_that_moves_leaves_its_old_people_and_reaches_the_new() {
         ]
     );
 
+    let mut expected = Vec::new();
+    for _ in 0..20 {
+        let message = send(&client, alice, bob, "one of many").await;
+        expected.push(Logged::new("d", message, alice, bob));
+        expected.push(Logged::new("i", message, alice, carol));
+    }
+    take_log(&client).await;
+    client
+        .execute(
+            "update messages set receiver_id = $1 where receiver_id = $2",
+            &[&carol, &bob],
+        )
+        .await
+        .unwrap();
+    assert_eq!(take_log(&client).await, expected);
+    client
+        .execute("delete from messages where id <> $1", &[&message])
+        .await
+        .unwrap();
+    take_log(&client).await;
+
     let renamed = Uuid::new_v4();
     client
         .execute("update messages set id = $1", &[&renamed])

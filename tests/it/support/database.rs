@@ -9,15 +9,15 @@ use std::{
     time::Duration,
 };
 
-use herald::tasks::Tasks;
+use herald::{
+    dev::cluster::{Cluster, SUPERUSER},
+    tasks::Tasks,
+};
 use tokio::sync::mpsc;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 use uuid::Uuid;
 
-use super::{
-    APPLICATION,
-    cluster::{Cluster, binary},
-};
+use super::{APPLICATION, cluster};
 
 /// Longer than anything a test waits for should take, so that what hangs fails.
 pub(crate) const AT_MOST: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ pub(crate) struct Database {
 impl Database {
     /// A database without any table.
     pub(crate) async fn empty() -> Self {
-        Self::made(Cluster::shared(), "").await
+        Self::made(cluster::shared().await, "").await
     }
 
     /// A database with the application's tables.
@@ -56,7 +56,7 @@ impl Database {
             name,
             tasks: Tasks::new(),
         };
-        let postgres = database.open(&database.cluster.url("postgres", "postgres")).await;
+        let postgres = database.open(&database.cluster.url("postgres")).await;
         postgres
             .batch_execute(&format!("create database {} {options}", database.name))
             .await
@@ -66,12 +66,13 @@ impl Database {
 
     /// The URL for the superuser.
     pub(crate) fn url(&self) -> String {
-        self.url_as("postgres")
+        self.cluster.url(&self.name)
     }
 
     /// The URL for a role.
     pub(crate) fn url_as(&self, role: &str) -> String {
-        self.cluster.url(role, &self.name)
+        self.url()
+            .replace(&format!("://{SUPERUSER}@"), &format!("://{role}@"))
     }
 
     /// A name for a role of this test alone, since roles belong to the whole cluster.
@@ -125,7 +126,7 @@ impl Database {
 
     /// What `pg_dump` writes with more flags.
     pub(crate) fn dump_with(&self, flags: &[&str]) -> String {
-        let output = Command::new(binary("pg_dump"))
+        let output = Command::new(self.cluster.program("pg_dump"))
             .args(flags)
             .arg(self.url())
             .output()
@@ -146,7 +147,7 @@ impl Database {
     /// Runs a script by `psql`, which has to succeed.
     pub(crate) fn psql(&self, script: &str) {
         use std::io::Write as _;
-        let mut psql = Command::new(binary("psql"))
+        let mut psql = Command::new(self.cluster.program("psql"))
             .args([
                 "--quiet",
                 "--no-psqlrc",

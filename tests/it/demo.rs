@@ -1,0 +1,302 @@
+//! `herald dev` as its user meets it: the whole program, its guide, its signals, its end.
+
+use std::{
+    fs::{File, Permissions},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use herald::dev::{
+    chatter::Chatter,
+    cluster::{Cluster, Stop},
+    demo,
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, BufReader},
+    process::Child,
+};
+
+use crate::{
+    postgres::{ask, empty_database, execute},
+    processes::{PATIENCE, lives, signal, until},
+};
+
+const HERALD: &str = env!("CARGO_BIN_EXE_herald");
+
+const EVERYTHING: &str = "select md5(string_agg(row::text, ' ' order by row::text)) from (
+    select to_jsonb(it) as row from profiles it
+    union all select to_jsonb(it) from products it
+    union all select to_jsonb(it) from messages it
+    union all select to_jsonb(it) from pg_policies it where schemaname = 'public'
+) as everything";
+
+#[tokio::test]
+async fn loading_the_demo_twice_changes_nothing() {
+    let url = empty_database().await;
+    let new = herald::dev::with_client(&url, demo::load).await.unwrap().unwrap();
+    assert_eq!(
+        ask(&url, "select count(*)::text from messages").await,
+        new.to_string()
+    );
+    let before = ask(&url, EVERYTHING).await;
+    assert_eq!(
+        herald::dev::with_client(&url, demo::load).await.unwrap().unwrap(),
+        0
+    );
+    assert_eq!(ask(&url, EVERYTHING).await, before);
+    execute(
+        &url,
+        "update profiles set username = 'renamed' where username = 'bob'",
+    )
+    .await;
+    herald::dev::with_client(&url, demo::load).await.unwrap().unwrap();
+    assert_eq!(
+        ask(
+            &url,
+            "select count(*)::text from profiles where username in ('bob', 'renamed')"
+        )
+        .await,
+        "1"
+    );
+}
+
+#[tokio::test]
+async fn the_demo_lets_people_see_only_their_own_messages() {
+    let url = empty_database().await;
+    herald::dev::with_client(&url, demo::load).await.unwrap().unwrap();
+    let alice = herald::dev::people::PEOPLE[0].id();
+    let own = ask(
+        &url,
+        &format!("select count(*)::text from messages where '{alice}' in (sender_id, receiver_id)"),
+    )
+    .await;
+    let seen = herald::dev::with_client(&url, async |client| {
+        let transaction = client.transaction().await?;
+        let claims =
+            format!("set local role authenticated; set local request.jwt.claims = '{{\"sub\":\"{alice}\"}}'");
+        transaction.batch_execute(&claims).await?;
+        transaction
+            .query_one("select count(*)::text from messages", &[])
+            .await
+    });
+    assert_eq!(seen.await.unwrap().unwrap().get::<_, String>(0), own);
+    assert_ne!(own, "0");
+}
+
+#[tokio::test]
+async fn the_chatter_goes_on_after_postgres_was_away_and_ends_with_its_owner() {
+    let cluster = Cluster::temporary().await.unwrap();
+    let url = cluster.url("postgres");
+    herald::dev::with_client(&url, demo::load).await.unwrap().unwrap();
+    let mut command = tokio::process::Command::new(HERALD);
+    command.arg("dev-chatter").env("DATABASE_URL", &url);
+    let chatter = Chatter::start(command).unwrap();
+    let process = chatter.pid().unwrap();
+    for how in [Stop::Immediate, Stop::Fast] {
+        let before = messages(&url).await;
+        until("somebody to write", async || messages(&url).await > before).await;
+        cluster.stop(how).await.unwrap();
+        cluster.start_again().await.unwrap();
+    }
+    let before = messages(&url).await;
+    until("somebody to write after Postgres was away", async || {
+        messages(&url).await > before
+    })
+    .await;
+    chatter.end().await.unwrap();
+    assert!(!lives(process));
+}
+
+#[tokio::test]
+async fn the_demo_ends_in_order_on_ctrl_c_and_is_found_again() {
+    let folder = folder();
+    for (number, stop) in [(1, "INT"), (2, "TERM")] {
+        let mut demo = Demo::start(folder.path()).await;
+        let before = messages(&demo.database_url()).await;
+        assert_eq!(demo.run_printed_command("PGPASSWORD="), "INSERT 0 1");
+        until("the chatter to write", async || {
+            messages(&demo.database_url()).await > before + 1
+        })
+        .await;
+        let hello = "select count(*)::text from messages where content = 'Hello from psql'";
+        assert_eq!(ask(&demo.database_url(), hello).await, number.to_string());
+        let processes = demo.processes();
+        signal(stop, demo.process());
+        let status = tokio::time::timeout(PATIENCE, demo.child.wait())
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(status.success(), "{status}: {}", demo.errors());
+        assert!(
+            !processes.iter().any(|process| lives(*process)),
+            "a process is left"
+        );
+    }
+    let log = std::fs::read_to_string(folder.path().join("postgres/postgres.log")).unwrap();
+    assert!(!log.contains("not properly shut down"), "{log}");
+}
+
+#[tokio::test]
+async fn a_killed_demo_leaves_no_process() {
+    let folder = folder();
+    let mut demo = Demo::start(folder.path()).await;
+    let processes = demo.processes();
+    assert!(processes.iter().all(|process| lives(*process)));
+    demo.child.kill().await.unwrap();
+    until("the other processes to end", async || {
+        !processes.iter().any(|process| lives(*process))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_second_demo_in_the_same_folder_is_refused_and_the_first_goes_on() {
+    let folder = folder();
+    let mut first = Demo::start(folder.path()).await;
+    let second = Command::new(HERALD).args(dev(folder.path())).output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("in use by another process"));
+    assert!(messages(&first.database_url()).await > 0);
+    signal("TERM", first.process());
+    assert!(first.child.wait().await.unwrap().success());
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_with_what_to_do_and_nothing_is_started() {
+    let folder = folder();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let path = folder.path().join("not-made");
+    let mut herald = Command::new(HERALD);
+    let output = herald
+        .args(["dev", "--bind", &address, "--folder"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains(&address) && errors.contains("--bind"), "{errors}");
+    assert!(!path.exists());
+}
+
+async fn messages(url: &str) -> u64 {
+    ask(url, "select count(*)::text from messages")
+        .await
+        .parse()
+        .unwrap()
+}
+
+/// A folder that every user may enter, so that the data lies in it even if the test runs as root.
+fn folder() -> TempDir {
+    tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o755))
+        .tempdir()
+        .unwrap()
+}
+
+fn dev(folder: &Path) -> [&str; 5] {
+    [
+        "dev",
+        "--bind",
+        "127.0.0.1:0",
+        "--folder",
+        folder.to_str().unwrap(),
+    ]
+}
+
+/// A running `herald dev`, and what it printed.
+struct Demo<'a> {
+    child: Child,
+    folder: &'a Path,
+    guide: String,
+}
+
+impl<'a> Demo<'a> {
+    async fn start(folder: &'a Path) -> Self {
+        let mut command = tokio::process::Command::new(HERALD);
+        command
+            .args(dev(folder))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command
+            .stderr(File::create(folder.join("errors")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut guide = Vec::new();
+        let printed = async {
+            while !guide.ends_with(b"finds the data again.\n") {
+                assert_ne!(
+                    output.read_buf(&mut guide).await.unwrap(),
+                    0,
+                    "it ended before it printed its guide"
+                );
+            }
+        };
+        tokio::time::timeout(PATIENCE, printed).await.unwrap();
+        Self {
+            child,
+            folder,
+            guide: String::from_utf8(guide).unwrap(),
+        }
+    }
+
+    fn process(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    fn errors(&self) -> String {
+        std::fs::read_to_string(self.folder.join("errors")).unwrap()
+    }
+
+    /// The postmaster and the chatter.
+    fn processes(&self) -> [u32; 2] {
+        let file = std::fs::read_to_string(self.folder.join("postgres/data/postmaster.pid")).unwrap();
+        let chatter = self
+            .guide
+            .split_once("process ")
+            .unwrap()
+            .1
+            .split_once(':')
+            .unwrap()
+            .0;
+        [
+            file.lines().next().unwrap().parse().unwrap(),
+            chatter.parse().unwrap(),
+        ]
+    }
+
+    fn database_url(&self) -> String {
+        let [password, port] =
+            ["password", "port"].map(|name| std::fs::read_to_string(self.folder.join(name)).unwrap());
+        format!(
+            "postgresql://postgres:{password}@127.0.0.1:{port}/{}",
+            demo::DATABASE
+        )
+    }
+
+    /// Runs the line of the guide that begins so, exactly as it stands, and answers what it printed.
+    fn run_printed_command(&self, begins: &str) -> String {
+        let line = self
+            .guide
+            .lines()
+            .map(str::trim)
+            .find(|line| line.starts_with(begins))
+            .unwrap();
+        let output = Command::new("sh")
+            .args(["-c", line])
+            .current_dir("/")
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{line}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+}
