@@ -91,11 +91,19 @@ impl TailFlags {
         let mut mistakes = Mistakes::none();
         let set = |value: Option<String>| value.filter(|value| !value.is_empty());
         let url = mistakes.check("--url", self.url.parse::<GatewayUrl>());
-        let user = set(self.user).map(|text| mistakes.check("--as", user(&text)));
-        let cursor = set(self.cursor).map(|text| mistakes.check("--cursor", cursor(text)));
-        let credentials = match set(self.token) {
-            Some(token) => Some(Credentials::Given(Token::new(token))),
-            None => signer(self.jwt, user, &mut mistakes).map(Credentials::Signed),
+        let typed_user = set(self.user);
+        let user = typed_user
+            .as_deref()
+            .and_then(|text| mistakes.check("--as", user(text)));
+        let cursor = set(self.cursor).and_then(|text| mistakes.check("--cursor", cursor(text)));
+        let credentials = if let Some(token) = set(self.token) {
+            Some(Credentials::Given(Token::new(token)))
+        } else {
+            if typed_user.is_none() {
+                let what = "not given; say whose messages to follow, or give a token by HERALD_TOKEN";
+                mistakes.note("--as", what);
+            }
+            signer(self.jwt, user, &mut mistakes).map(Credentials::Signed)
         };
         mistakes.into_result()?;
         let (Some(url), Some(credentials)) = (url, credentials) else {
@@ -104,9 +112,9 @@ impl TailFlags {
         Ok(TailSettings {
             client: TailConfig {
                 url,
-                user: user.flatten(),
+                user,
                 credentials,
-                cursor: cursor.flatten(),
+                cursor,
             },
             json: self.json,
             wants_colours: set(self.no_colour).is_none(),
@@ -114,14 +122,8 @@ impl TailFlags {
     }
 }
 
-/// What signs the client's own tokens. `user` is what `--as` said, and what came out of checking it.
-fn signer(jwt: JwtFlags, user: Option<Option<UserId>>, mistakes: &mut Mistakes) -> Option<Signer> {
-    if user.is_none() {
-        mistakes.note(
-            "--as",
-            "not given; say whose messages to follow, or give a token by HERALD_TOKEN",
-        );
-    }
+/// What signs the client's own tokens.
+fn signer(jwt: JwtFlags, user: Option<UserId>, mistakes: &mut Mistakes) -> Option<Signer> {
     if jwt.jwt_secret.as_deref().unwrap_or_default().is_empty() {
         let what = "not set; set it to the secret that `herald serve` has, or give a token by HERALD_TOKEN";
         mistakes.note(SECRET_VARIABLE, what);
@@ -133,7 +135,7 @@ fn signer(jwt: JwtFlags, user: Option<Option<UserId>>, mistakes: &mut Mistakes) 
     } = jwt.check(mistakes);
     Some(Signer {
         secret: secret?,
-        user: user??,
+        user: user?,
         audience,
         issuer,
         lifetime: OWN_TOKEN_LIFETIME,
@@ -174,9 +176,11 @@ mod tests {
     fn check(arguments: &[&str]) -> Result<TailSettings, Mistakes> {
         // What the environment of the tests may hold is set to nothing first.
         let unset = ["--token=", "--jwt-audience=", "--jwt-issuer=", "--no-color="];
-        let unset = unset
-            .iter()
-            .filter(|flag| !arguments.iter().any(|given| given.starts_with(**flag)));
+        let unset = unset.iter().filter(|flag| {
+            !arguments
+                .iter()
+                .any(|given| given.starts_with(flag.trim_end_matches('=')))
+        });
         Typed::parse_from(["herald"].iter().chain(unset).chain(arguments))
             .tail
             .check()

@@ -46,12 +46,13 @@ impl Credentials {
         }
     }
 
-    /// How long after making a token it is time for the next one: a fifth of its life is left for the way. `None` if
-    /// there is no next one.
+    /// How long after making a token it is time for the next one: half of its life is left for the way. `None` if there is
+    /// no next one.
     pub(super) fn renew_after(&self) -> Option<Duration> {
         match self {
             Self::Given(_) => None,
-            Self::Signed(signer) => Some(signer.lifetime * 4 / 5),
+            // `exp` counts whole seconds, so that a token lives up to one less than it was given.
+            Self::Signed(signer) => Some(signer.lifetime.saturating_sub(Duration::from_secs(1)) / 2),
         }
     }
 }

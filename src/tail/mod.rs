@@ -38,7 +38,7 @@ use self::{
     recovery::{Delays, Loss, decide},
     session::Session,
 };
-use crate::{auth::IssueError, types::UserId};
+use crate::{auth::IssueError, protocol::close::CloseCode, types::UserId};
 
 /// What a client is told before it begins.
 #[derive(Clone, Debug)]
@@ -210,7 +210,7 @@ impl Tail {
             };
             self.place.lose();
             let can_renew = self.config.credentials.renew_after().is_some();
-            let coming_back = decide(&loss, can_renew).ok_or_else(|| self.hopeless(&loss))?;
+            let coming_back = decide(&loss, can_renew).ok_or_else(|| hopeless(&loss))?;
             if has_proved {
                 delays.proved();
             }
@@ -223,14 +223,6 @@ impl Tail {
                 () = stopping.cancelled() => return Ok(()),
                 () = sleep(delay) => {}
             }
-        }
-    }
-
-    fn hopeless(&self, loss: &Loss) -> TailError {
-        let expired = crate::protocol::close::CloseCode::TokenExpired.number();
-        match loss {
-            Loss::Closed { code, .. } if *code == expired => TailError::TokenEnded,
-            loss => TailError::Unwanted(loss.to_string()),
         }
     }
 
@@ -259,5 +251,12 @@ impl Tail {
                 has_proved: false,
             }),
         }
+    }
+}
+
+fn hopeless(loss: &Loss) -> TailError {
+    match loss {
+        Loss::Closed { code, .. } if *code == CloseCode::TokenExpired.number() => TailError::TokenEnded,
+        loss => TailError::Unwanted(loss.to_string()),
     }
 }

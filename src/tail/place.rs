@@ -154,12 +154,12 @@ mod tests {
                 let cursor = place.cursor().unwrap().to_owned();
                 let start: usize = cursor.parse().unwrap();
                 place.begin(cursor, true);
-                for seq in start..(bound.map_or(cursors.len(), |bound| (start + bound).min(cursors.len()))) {
-                    let at = i64::try_from(seq).unwrap();
-                    if place.admit(&key(at)) {
+                let end = bound.map_or(cursors.len(), |bound| start + bound);
+                for (seq, is_followed_by_cursor) in cursors.iter().enumerate().take(end).skip(start) {
+                    if place.admit(&key(i64::try_from(seq).unwrap())) {
                         shown.push(seq);
                     }
-                    if cursors[seq] {
+                    if *is_followed_by_cursor {
                         place.reach((seq + 1).to_string());
                     }
                 }

@@ -213,9 +213,8 @@ impl<'a> Session<'a> {
         let frame = json!({"type": "auth", "token": token.expose()}).to_string();
         Ok(
             match timeout(SEND_DEADLINE, self.socket.send(Message::Text(frame.into()))).await {
-                Ok(Ok(())) => Step::Continue,
                 // A connection that is being closed tells its reason to the one who goes on reading.
-                Ok(Err(SocketError::ConnectionClosed | SocketError::Protocol(_))) => Step::Continue,
+                Ok(Ok(()) | Err(SocketError::ConnectionClosed | SocketError::Protocol(_))) => Step::Continue,
                 Ok(Err(error)) => Step::Lost(Loss::Broken(error.to_string())),
                 Err(_) => Step::Lost(Loss::Broken("nothing can be sent any more".to_owned())),
             },

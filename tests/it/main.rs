@@ -14,3 +14,4 @@ mod postgres;
 mod postgres_tls;
 mod processes;
 mod support;
+mod tail;
