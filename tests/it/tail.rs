@@ -17,7 +17,7 @@ use herald::{
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines},
     net::{TcpListener, TcpStream},
     process::{Child, ChildStdout, Command},
     time::{Instant, timeout},
@@ -277,17 +277,32 @@ async fn a_gateway_that_restarts_on_its_port_costs_nothing_and_doubles_nothing()
     gateway.stop().await;
 }
 
-/// Stands between a client and a gateway, and cuts each connection after it has carried this many bytes to the client;
-/// the last one is left alone.
-async fn cutting_proxy(tasks: &Tasks, gateway: SocketAddr, cuts: Vec<u64>) -> SocketAddr {
+/// What a bad network does with a connection that has carried enough.
+#[derive(Clone, Copy)]
+enum Fault {
+    /// It ends.
+    Cut,
+    /// It stays open and carries nothing more.
+    Silence,
+}
+
+/// Stands between a client and a gateway, and does something to each connection that has carried this many bytes to the
+/// client; those after the last number are left alone.
+async fn bad_network(tasks: &Tasks, gateway: SocketAddr, fault: Fault, after: Vec<u64>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stopping = tasks.stopping();
-    tasks.spawn("cutting proxy", async move {
+    tasks.spawn("bad network", async move {
         let carry_all = async {
-            for bytes in cuts.into_iter().map(Some).chain(std::iter::repeat(None)) {
-                let (client, _) = listener.accept().await.unwrap();
-                carry(client, TcpStream::connect(gateway).await.unwrap(), bytes).await;
+            let mut kept = Vec::new();
+            for bytes in after.into_iter().map(Some).chain(std::iter::repeat(None)) {
+                let (mut client, _) = listener.accept().await.unwrap();
+                let mut upstream = TcpStream::connect(gateway).await.unwrap();
+                carry(&mut client, &mut upstream, bytes).await;
+                match fault {
+                    Fault::Cut => {}
+                    Fault::Silence => kept.push((client, upstream)),
+                }
             }
         };
         tokio::select! {
@@ -298,17 +313,15 @@ async fn cutting_proxy(tasks: &Tasks, gateway: SocketAddr, cuts: Vec<u64>) -> So
     address
 }
 
-async fn carry(mut client: TcpStream, mut gateway: TcpStream, bytes: Option<u64>) {
-    let (from_client, mut to_client) = client.split();
+async fn carry(client: &mut TcpStream, gateway: &mut TcpStream, bytes: Option<u64>) {
+    let (mut from_client, mut to_client) = client.split();
     let (from_gateway, mut to_gateway) = gateway.split();
     let mut from_gateway = from_gateway.take(bytes.unwrap_or(u64::MAX));
-    let mut from_client = from_client;
     // Whichever way ends first ends both; what was carried so far has been handed over.
     tokio::select! {
         _ended = tokio::io::copy(&mut from_gateway, &mut to_client) => {}
         _ended = tokio::io::copy(&mut from_client, &mut to_gateway) => {}
     }
-    let _gone = to_client.shutdown().await;
 }
 
 #[tokio::test]
@@ -319,7 +332,7 @@ async fn a_batch_of_many_frames_that_is_cut_again_and_again_is_printed_once() {
     // One statement makes some 600 KB in ten frames, of which only the last has a cursor: every cut but the first falls
     // between two of them.
     let cuts = vec![100_000, 300_000, 200_000, 450_000];
-    let proxy = cutting_proxy(&tasks, gateway.address(), cuts).await;
+    let proxy = bad_network(&tasks, gateway.address(), Fault::Cut, cuts).await;
     let mut tail = Running::start(&scene, proxy, &["--json"]);
     tail.noted("connected as").await;
     let insert = "insert into messages (sender_id, receiver_id, content)
@@ -337,6 +350,29 @@ async fn a_batch_of_many_frames_that_is_cut_again_and_again_is_printed_once() {
     let (code, rest, notes) = tail.interrupt().await;
     assert_eq!((code, rest.as_str()), (0, ""), "{notes}");
     assert_eq!(notes.matches("connected again").count(), 4, "{notes}");
+    tasks.stop();
+    tasks.finish(PATIENCE).await.unwrap();
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_goes_silent_is_left_for_a_new_one() {
+    let scene = Scene::new().await;
+    let mut config = scene.config();
+    config.rhythm.heartbeat = Duration::from_secs(1);
+    let gateway = Gateway::start_with(config).await;
+    let tasks = Tasks::new();
+    // The answer to the upgrade and the first frame are shorter than this, and the next frame reaches beyond.
+    let proxy = bad_network(&tasks, gateway.address(), Fault::Silence, vec![2_000]).await;
+    let mut tail = Running::start(&scene, proxy, &["--json"]);
+    tail.noted("connected as").await;
+    scene.say(&"x".repeat(2_000)).await;
+    scene.say("last").await;
+    let seen = tail.sequence(2).await;
+    assert_eq!(seen, scene.logged().await);
+    let (code, rest, notes) = tail.interrupt().await;
+    assert_eq!((code, rest.as_str()), (0, ""), "{notes}");
+    assert!(notes.contains("nothing came for 2 s"), "{notes}");
     tasks.stop();
     tasks.finish(PATIENCE).await.unwrap();
     gateway.stop().await;
