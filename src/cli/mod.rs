@@ -1,6 +1,7 @@
 //! The commands. Each file runs one; what it was told stands in the file of the same name under `config`.
 
 mod dev;
+mod healthcheck;
 mod migrate;
 mod serve;
 mod signals;
@@ -17,6 +18,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{
     dev::{ChatterFlags, DevFlags},
+    healthcheck::HealthcheckFlags,
     migrate::MigrateFlags,
     serve::ServeFlags,
     tail::TailFlags,
@@ -44,6 +46,8 @@ enum Command {
     Token(TokenFlags),
     /// Follow one user's messages as they come, through restarts of the gateway and losses of the network.
     Tail(Box<TailFlags>),
+    /// Ask a gateway whether it is alive, or ready; for containers that have no other client.
+    Healthcheck(HealthcheckFlags),
     /// Run a private Postgres, a demo application with people who talk, and the gateway, all in one.
     Dev(DevFlags),
     /// People of the demo who talk until standard input ends; started by `herald dev`.
@@ -71,6 +75,7 @@ pub fn run() -> ExitCode {
         Command::Migrate(flags) => migrate::run(flags),
         Command::Token(flags) => token::run(flags),
         Command::Tail(flags) => tail::run(*flags),
+        Command::Healthcheck(flags) => healthcheck::run(flags),
         Command::Dev(flags) => dev::run(flags),
         Command::DevChatter(flags) => dev::run_chatter(&flags),
     }

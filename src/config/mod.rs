@@ -6,6 +6,7 @@
 use std::fmt;
 
 pub mod dev;
+pub mod healthcheck;
 pub mod migrate;
 pub mod quantity;
 pub mod secret;

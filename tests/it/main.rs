@@ -9,6 +9,7 @@ mod auth;
 mod cluster;
 mod delivery;
 mod demo;
+mod healthcheck;
 mod migrate;
 mod postgres;
 mod postgres_tls;
