@@ -9,6 +9,7 @@ mod auth;
 mod cluster;
 mod delivery;
 mod demo;
+mod documents;
 mod healthcheck;
 mod migrate;
 mod postgres;
