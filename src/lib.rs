@@ -1,7 +1,7 @@
 //! Herald: a realtime gateway beside a web application and its Postgres.
 //!
-//! Modules in the order of their layers, lowest first; each may use those of the layers above it in this list and
-//! none below. `ARCHITECTURE.md` tells the life of one message through them.
+//! Modules in the order of their layers, lowest first: each may use those that stand in a group above its own, and no
+//! others. `ARCHITECTURE.md` tells the life of one message through them.
 
 pub mod backoff;
 pub mod metrics;

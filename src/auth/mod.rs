@@ -15,18 +15,18 @@
 mod credentials;
 mod issue;
 mod jwks;
+mod secret;
 mod verifier;
 
 use std::{fmt, time::SystemTime};
 
 use crate::types::UserId;
 
-pub use crate::config::secret::{SECRET_BYTES_MIN, Secret, SecretTooShort};
-
 pub use self::{
     credentials::{find_token, offers_native_protocol},
     issue::{IssueError, issue},
     jwks::{JwksError, JwksSource, KeySet},
+    secret::{SECRET_BYTES_MIN, Secret, SecretTooShort},
     verifier::{AuthConfig, AuthConfigError, JwksTiming, Verifier},
 };
 

@@ -9,7 +9,6 @@ pub mod dev;
 pub mod healthcheck;
 pub mod migrate;
 pub mod quantity;
-pub mod secret;
 pub mod serve;
 pub mod tail;
 pub mod token;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::Args;
 use uuid::Uuid;
 
-use super::{Mistakes, quantity, secret::Secret};
-use crate::types::UserId;
+use super::{Mistakes, quantity};
+use crate::{auth::Secret, types::UserId};
 
 /// The variable of the shared secret.
 pub const SECRET_VARIABLE: &str = "HERALD_JWT_SECRET";
