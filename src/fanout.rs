@@ -33,7 +33,7 @@ pub struct Fanout {
 /// sent a frame without a cursor is owed one: it comes with the last frame, which may be without events.
 #[derive(Debug)]
 pub struct Outgoing {
-    position: Position,
+    position: Arc<Position>,
     cursor: String,
     owed_a_cursor: HashSet<UserId>,
 }
@@ -46,7 +46,8 @@ impl Fanout {
 
     /// Publishes a batch's position. Sessions that attach from now on take the batch from the log.
     pub fn publish(&self, position: Position) -> Outgoing {
-        self.hub.position.publish(position.clone());
+        let position = Arc::new(position);
+        self.hub.position.publish(Arc::clone(&position));
         let cursor = position.cursor().to_string();
         Outgoing {
             position,
@@ -84,6 +85,7 @@ impl Fanout {
                 let frame = EventsFrameBuilder::new().finish(Some(&outgoing.cursor));
                 self.deliver(outgoing, user, frame, committed);
             }
+            self.hub.position.settle(Arc::clone(&outgoing.position));
         }
     }
 

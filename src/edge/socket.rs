@@ -34,7 +34,10 @@ use super::{ConnectionId, Edge, Problem, connection::Connection};
 use crate::{
     auth::{AuthError, Identity, Token, find_token, offers_native_protocol},
     metrics::ByReason,
-    protocol::{client_frame::CLIENT_FRAME_BYTES_MAX, server_frame},
+    protocol::{
+        client_frame::CLIENT_FRAME_BYTES_MAX,
+        server_frame::{self, EventsFrameBuilder},
+    },
     session::{End, Inbound, Opening, Outbound, Transport, TransportGone},
     types::SessionId,
 };
@@ -240,6 +243,7 @@ fn encode(outbound: Outbound) -> Message {
         Outbound::Ready(ready) => ready.encode().into(),
         Outbound::Replayed(frame) => frame.text(),
         Outbound::Live(delivery) => delivery.frame.text(),
+        Outbound::Standing(cursor) => EventsFrameBuilder::new().finish(Some(&cursor.to_string())).text(),
         Outbound::Authenticated { expires_at } => server_frame::encode_auth(expires_at).into(),
         Outbound::Pong { reference } => server_frame::encode_pong(reference.as_deref()).into(),
         Outbound::Error { message } => server_frame::encode_error(&message).into(),

@@ -207,14 +207,29 @@ impl Feed {
         wire.drive(deadline, client.batch_execute(&set_up)).await?;
         let row = wire.drive(deadline, client.query_one(GREETING, &[])).await?;
         let greeting = Greeting::read(&row)?;
+        self.warn(&row)?;
+        Ok(greeting)
+    }
+
+    /// Tells the operator what would keep changes from being delivered although everything seems to run.
+    fn warn(&self, row: &Row) -> Result<(), FeedError> {
+        let database = self.settings.describe();
         if row.try_get("filtered").map_err(|_| FeedError::Bookkeeping)? {
             tracing::warn!(
-                database = %self.settings.describe(),
+                %database,
                 "row-level security applies to the feed's role: messages that its policies hide are not delivered; \
                  connect as the owner of public.messages or as a role with BYPASSRLS"
             );
         }
-        Ok(greeting)
+        let unwatched: Option<&str> = row.try_get("unwatched").map_err(|_| FeedError::Bookkeeping)?;
+        if let Some(tables) = unwatched {
+            tracing::warn!(
+                %database,
+                tables,
+                "changes that are written directly to these tables are not delivered: run `herald migrate` again"
+            );
+        }
+        Ok(())
     }
 
     /// Goes on from the last snapshot if the database can still tell what came after it; begins anew otherwise.
@@ -243,7 +258,9 @@ impl Feed {
             batch,
             snapshot: Arc::clone(&since),
         };
-        self.hub.position.publish(position);
+        let position = Arc::new(position);
+        self.hub.position.publish(Arc::clone(&position));
+        self.hub.position.settle(position);
         self.progress = Some(Progress {
             epoch: greeting.epoch.clone(),
             batch,
@@ -357,7 +374,8 @@ impl Progress {
 const GREETING: &str = "select herald.epoch() as epoch, state.schema_version, state.pruned_before::text, state.pruned_life, \
        pg_catalog.pg_current_snapshot()::text as now, herald.current_life() as life, \
        pg_catalog.current_setting('track_commit_timestamp') = 'on' as commit_times, \
-       pg_catalog.row_security_active('public.messages') as filtered \
+       pg_catalog.row_security_active('public.messages') as filtered, \
+       (select pg_catalog.string_agg(relation::text, ', ') from herald.unwatched() as relation) as unwatched \
      from herald.state";
 
 impl Greeting {

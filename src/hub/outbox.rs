@@ -104,6 +104,11 @@ impl Outbox {
         self.lock().closed
     }
 
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.lock().queue.is_empty()
+    }
+
     /// Registers the session's task to be woken by the next push or close. Call before [`Self::take`].
     pub fn register(&self, context: &Context<'_>) {
         self.session.register(context.waker());

@@ -35,16 +35,30 @@ impl Position {
 
 /// The feed's newest position, or none before its first read.
 #[derive(Debug, Default)]
-pub struct Published(ArcSwapOption<Position>);
+pub struct Published {
+    newest: ArcSwapOption<Position>,
+    settled: ArcSwapOption<Position>,
+}
 
 impl Published {
-    /// The feed calls this before it hands over the batch of the position.
-    pub fn publish(&self, position: Position) {
-        self.0.store(Some(Arc::new(position)));
+    /// The fan-out calls this before it hands over the batch of the position.
+    pub fn publish(&self, position: Arc<Position>) {
+        self.newest.store(Some(position));
+    }
+
+    /// The fan-out calls this after it has handed over the whole batch of the position.
+    pub fn settle(&self, position: Arc<Position>) {
+        self.settled.store(Some(position));
     }
 
     /// The newest position. A session calls this after it has entered the registry.
     pub fn newest(&self) -> Option<Arc<Position>> {
-        self.0.load_full()
+        self.newest.load_full()
+    }
+
+    /// The newest position of which everything has reached the outboxes. A session that reads it and then finds its
+    /// outbox empty has taken all there is up to here.
+    pub fn settled(&self) -> Option<Arc<Position>> {
+        self.settled.load_full()
     }
 }

@@ -63,6 +63,8 @@ pub(super) struct Live<'a, T> {
     ahead: Option<Arc<Snapshot>>,
     refresh: Option<BoxFuture<'a, Result<Identity, AuthError>>>,
     unflushed: Unflushed,
+    /// When the client was last sent a cursor.
+    cursor_sent: Instant,
 }
 
 /// Why a pass over the session stopped it.
@@ -92,6 +94,7 @@ impl<'a, T: Transport> Live<'a, T> {
             ahead: attached.ahead,
             refresh: None,
             unflushed: Unflushed::default(),
+            cursor_sent: now,
         }
     }
 
@@ -201,7 +204,10 @@ impl<'a, T: Transport> Live<'a, T> {
             match self.rhythm.due(Instant::now()) {
                 Due::Nothing => {}
                 Due::Close(code) => return Err(End::Closed(code)),
-                Due::Heartbeat => self.answers.push_back(Outbound::Heartbeat),
+                Due::Heartbeat => {
+                    self.answers.push_back(Outbound::Heartbeat);
+                    self.renew_cursor();
+                }
             }
             let deadline = self.rhythm.deadline();
             if self.alarm.deadline() != deadline {
@@ -210,6 +216,28 @@ impl<'a, T: Transport> Live<'a, T> {
             if self.alarm.as_mut().poll(context).is_pending() {
                 return Ok(());
             }
+        }
+    }
+
+    /// Tells a client to which nothing happened for long how far nothing happened.
+    fn renew_cursor(&mut self) {
+        let now = Instant::now();
+        let is_due = now.duration_since(self.cursor_sent) >= self.sessions.rhythm.cursor_age;
+        // A client that is ahead of the feed keeps its own cursor, and one that is behind gets a cursor with its events.
+        let has_everything = self.ready.is_none() && self.replayed.is_empty() && self.ahead.is_none();
+        if !is_due || !has_everything {
+            return;
+        }
+        // The settled position is read before the outbox is looked at: then whatever it covers has been taken already.
+        let Some(settled) = self.sessions.hub.position.settled() else {
+            return;
+        };
+        if self.outbox.is_empty()
+            && settled.epoch == self.position.epoch
+            && settled.batch >= self.position.batch
+        {
+            self.cursor_sent = now;
+            self.answers.push_back(Outbound::Standing(settled.cursor()));
         }
     }
 
@@ -252,6 +280,9 @@ impl<'a, T: Transport> Live<'a, T> {
             if let Outbound::Live(delivery) = &outbound {
                 self.unflushed.committed.push(delivery.committed);
                 self.unflushed.events += delivery.frame.events() as u64;
+                if delivery.frame.carries_cursor() {
+                    self.cursor_sent = Instant::now();
+                }
             }
             self.unflushed.dirty = true;
             Pin::new(&mut *self.transport)

@@ -16,6 +16,9 @@ const MISTAKES_MAX: u32 = 10;
 pub struct RhythmConfig {
     /// Time between the gateway's pings. A peer that has been silent for two and a half of them is gone.
     pub heartbeat: Duration,
+    /// A client that was sent no cursor for this long is sent one without events, so that its own does not grow older
+    /// than the log. It is looked at with each heartbeat.
+    pub cursor_age: Duration,
     /// Frames that a client may send at once.
     pub frames_burst: u32,
     /// Frames a second that a client may send for ever.
@@ -27,9 +30,22 @@ impl Default for RhythmConfig {
         Self {
             // Proxies commonly cut connections that are idle for 30 or 60 s.
             heartbeat: Duration::from_secs(25),
+            // Far below any sensible retention, and rare enough to cost nothing.
+            cursor_age: Duration::from_secs(600),
             // A native client says a handful of things an hour; this leaves room for one that pings every frame it draws.
             frames_burst: 120,
             frames_per_second: 60,
+        }
+    }
+}
+
+impl RhythmConfig {
+    /// The same, with cursors renewed often enough for a log that is kept this long.
+    #[must_use]
+    pub fn within(self, log_retention: Duration) -> Self {
+        Self {
+            cursor_age: self.cursor_age.min(log_retention / 4),
+            ..self
         }
     }
 }

@@ -8,7 +8,10 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use super::End;
 use crate::{
     hub::Delivery,
-    protocol::server_frame::{EventsFrame, Ready},
+    protocol::{
+        cursor::Cursor,
+        server_frame::{EventsFrame, Ready},
+    },
 };
 
 /// What arrives from a client.
@@ -35,6 +38,8 @@ pub enum Outbound {
     Replayed(EventsFrame),
     /// Events as all sessions of the user share them.
     Live(Arc<Delivery>),
+    /// Nothing happened, and this is how far nothing happened: a frame of no events with a cursor.
+    Standing(Cursor),
     /// The new token was accepted.
     Authenticated {
         /// When it ends.
