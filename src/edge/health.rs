@@ -58,9 +58,6 @@ async fn pool_answers(edge: &Edge) -> Result<(), String> {
 
 /// All metrics.
 pub(super) async fn metrics(State(edge): State<Edge>) -> Response {
-    edge.metrics
-        .users
-        .set(i64::try_from(edge.sessions.hub.registry.users()).unwrap_or(i64::MAX));
     match edge.metrics.render() {
         Ok(page) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
         Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, error),

@@ -35,7 +35,7 @@ pub(super) enum LinkError {
 
 /// A client and its connection, and whether the doorbell rang since it was last asked.
 pub(super) struct Link {
-    /// Questions are asked here, and awaited through [`Link::drive`].
+    /// Questions are asked here, and awaited through [`Wire::drive`].
     pub(super) client: Client,
     wire: Wire,
 }

@@ -4,10 +4,7 @@
 //! fan-out copies one pointer out of the map and pushes with no shard locked, and thousands who leave in the same
 //! moment wait for nothing but each other's pointer swaps. No guard of the map leaves a function of this file.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::Arc;
 
 use dashmap::{DashMap, Entry};
 
@@ -41,7 +38,6 @@ pub struct Handed {
 pub struct Registry {
     channels: DashMap<UserId, Arc<[Member]>>,
     sessions_per_user: usize,
-    users: AtomicUsize,
 }
 
 impl Registry {
@@ -50,17 +46,16 @@ impl Registry {
         Self {
             channels: DashMap::new(),
             sessions_per_user: sessions_per_user.max(1),
-            users: AtomicUsize::new(0),
         }
     }
 
-    /// Lets a session in. If the user has as many as allowed, the oldest is closed as replaced.
-    pub fn join(&self, user: UserId, session: SessionId, outbox: Arc<Outbox>) {
+    /// Lets a session in. If the user has as many as allowed, the oldest is closed as replaced. Answers whether the user
+    /// was not here before.
+    pub fn join(&self, user: UserId, session: SessionId, outbox: Arc<Outbox>) -> bool {
         let member = Member { session, outbox };
         let replaced = match self.channels.entry(user) {
             Entry::Vacant(vacant) => {
                 vacant.insert(Arc::new([member]));
-                self.users.fetch_add(1, Ordering::Relaxed);
                 None
             }
             Entry::Occupied(mut occupied) => {
@@ -72,13 +67,16 @@ impl Registry {
                 Some(replaced)
             }
         };
+        let is_new = replaced.is_none();
         for member in replaced.into_iter().flatten() {
             member.outbox.close(CloseCode::Replaced);
         }
+        is_new
     }
 
-    /// Lets a session go: exactly that one, and with the last one its user. Leaving twice changes nothing.
-    pub fn leave(&self, user: UserId, session: SessionId) {
+    /// Lets a session go: exactly that one, and with the last one its user. Leaving twice changes nothing. Answers whether
+    /// the user is gone with it.
+    pub fn leave(&self, user: UserId, session: SessionId) -> bool {
         let emptied = self.channels.remove_if_mut(&user, |_, members| {
             if members.iter().any(|member| member.session == session) {
                 *members = members
@@ -89,9 +87,7 @@ impl Registry {
             }
             members.is_empty()
         });
-        if emptied.is_some() {
-            self.users.fetch_sub(1, Ordering::Relaxed);
-        }
+        emptied.is_some()
     }
 
     /// Whether a user has any session. Encoding for somebody who is not here would be wasted.
@@ -114,7 +110,7 @@ impl Registry {
 
     /// How many users have a session.
     pub fn users(&self) -> usize {
-        self.users.load(Ordering::Relaxed)
+        self.channels.len()
     }
 
     /// How many sessions there are. It visits every user and is meant for shutdown and tests.

@@ -87,7 +87,7 @@ impl Sessions {
     pub async fn run(&self, opening: Opening, mut transport: impl Transport) -> End {
         let outbox = Arc::new(Outbox::new(self.outbox_bytes));
         let end = {
-            let _membership = Membership::enter(&self.hub, &opening, &outbox);
+            let _membership = Membership::enter(self, &opening, &outbox);
             let _counted = self.metrics.count_session(transport.protocol());
             self.attached(&opening, &outbox, &mut transport).await
         };
@@ -132,22 +132,29 @@ async fn closed(outbox: &Outbox) -> CloseCode {
 
 /// Keeps a session in the hub for as long as it lives, also when its task panics or is dropped.
 struct Membership<'a> {
-    hub: &'a Hub,
+    sessions: &'a Sessions,
     opening: &'a Opening,
 }
 
 impl<'a> Membership<'a> {
-    fn enter(hub: &'a Hub, opening: &'a Opening, outbox: &Arc<Outbox>) -> Self {
-        hub.registry
-            .join(opening.identity.user, opening.session, Arc::clone(outbox));
-        Self { hub, opening }
+    fn enter(sessions: &'a Sessions, opening: &'a Opening, outbox: &Arc<Outbox>) -> Self {
+        let registry = &sessions.hub.registry;
+        if registry.join(opening.identity.user, opening.session, Arc::clone(outbox)) {
+            sessions.metrics.users.inc();
+        }
+        Self { sessions, opening }
     }
 }
 
 impl Drop for Membership<'_> {
     fn drop(&mut self) {
-        self.hub
+        if self
+            .sessions
+            .hub
             .registry
-            .leave(self.opening.identity.user, self.opening.session);
+            .leave(self.opening.identity.user, self.opening.session)
+        {
+            self.sessions.metrics.users.dec();
+        }
     }
 }
