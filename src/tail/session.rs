@@ -187,7 +187,7 @@ impl<'a> Session<'a> {
         frame: Events,
         audience: &mut impl Audience,
     ) -> Result<(), TailError> {
-        self.has_brought_events = true;
+        self.has_brought_events |= !frame.events.is_empty();
         let new: Vec<&Event> = frame
             .events
             .iter()
