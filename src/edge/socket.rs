@@ -122,7 +122,11 @@ async fn authenticate(edge: &Edge, token: Result<Token, AuthError>) -> Result<Id
             })
             .inc();
         tracing::info!(reason = error.reason(), "a token was refused");
-        Problem::unauthorized(error)
+        match error {
+            // The token may be good: a client that took this for a refusal would not come back.
+            AuthError::KeysUnavailable => Problem::unavailable(error.detail()),
+            _ => Problem::unauthorized(error),
+        }
     })
 }
 
