@@ -25,11 +25,13 @@ declare
   horizon xid8 := pg_snapshot_xmax(pg_current_snapshot());
 begin
   if exists (select from herald.log where xid >= horizon)
-     or exists (select from herald.mark where pg_snapshot_xmax(snapshot) > horizon)
-     or exists (select from herald.state where pruned_before > horizon) then
+     or exists (select from herald.mark where pg_snapshot_xmin(snapshot) > horizon)
+     or exists (select from herald.state where pruned_before > horizon)
+     or exists (select from herald.life where is_called and last_value > horizon::text::bigint) then
     delete from herald.log;
     delete from herald.mark;
-    update herald.state set epoch = gen_random_uuid(), pruned_before = '0';
+    update herald.state set epoch = gen_random_uuid(), pruned_before = '0', pruned_life = 0;
+    perform setval('herald.life', 1, false);
     return query select 'removed', 'rows of herald.log', 'they came with a dump of another cluster';
   end if;
 end

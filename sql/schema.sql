@@ -6,9 +6,11 @@ revoke all on schema herald from public;
 -- What changed in public.messages: one row per message that a statement inserted, updated or deleted. It names the
 -- message and its two people and holds no content; readers join it with public.messages_realtime_view.
 --
+-- life tells apart transactions that had the same number before and after a crash; see life.sql.
 -- xid leads the primary key because readers ask for the rows of transactions their snapshot has not seen. seq is drawn
 -- while the statement runs, so it follows cause and effect: who answers a message he has read draws a greater one.
 create table if not exists herald.log (
+  life bigint not null,
   xid xid8 not null default pg_current_xact_id(),
   seq bigint generated always as identity,
   op "char" not null check (op in ('i', 'u', 'd')),
@@ -39,17 +41,20 @@ alter table herald.log set (
 -- of a mark were committed before that mark was taken, so retention may delete them once the mark is old enough.
 create table if not exists herald.mark (
   taken_at timestamptz primary key default clock_timestamp(),
+  life bigint not null,
   snapshot pg_snapshot not null
 );
 
 -- One row about the installation as a whole.
 --   epoch           drawn anew whenever the log starts over; see herald.epoch()
 --   pruned_before   every row of the log with a lower xid may be gone
+--   pruned_life     the life of the snapshot that pruned_before was taken from
 --   schema_version  which version of these tables and functions is installed
 create table if not exists herald.state (
   singleton boolean primary key default true check (singleton),
   epoch uuid not null default gen_random_uuid(),
   pruned_before xid8 not null default '0',
+  pruned_life bigint not null default 0,
   schema_version integer not null
 );
 insert into herald.state (schema_version) values (1) on conflict do nothing;

@@ -15,9 +15,11 @@ create or replace function herald.log_insert() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $herald$
+declare
+  this_life constant bigint := herald.current_life();
 begin
-  insert into herald.log (op, message_id, sender_id, receiver_id, product_id)
-  select 'i', id, coalesce(sender_id, receiver_id), coalesce(receiver_id, sender_id), product_id
+  insert into herald.log (life, op, message_id, sender_id, receiver_id, product_id)
+  select this_life, 'i', id, coalesce(sender_id, receiver_id), coalesce(receiver_id, sender_id), product_id
     from new_rows
    where coalesce(sender_id, receiver_id) is not null;
   if found then
@@ -31,9 +33,11 @@ create or replace function herald.log_delete() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $herald$
+declare
+  this_life constant bigint := herald.current_life();
 begin
-  insert into herald.log (op, message_id, sender_id, receiver_id, product_id)
-  select 'd', id, coalesce(sender_id, receiver_id), coalesce(receiver_id, sender_id), product_id
+  insert into herald.log (life, op, message_id, sender_id, receiver_id, product_id)
+  select this_life, 'd', id, coalesce(sender_id, receiver_id), coalesce(receiver_id, sender_id), product_id
     from old_rows
    where coalesce(sender_id, receiver_id) is not null;
   if found then
@@ -78,9 +82,11 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $herald$
   select format($template$
+declare
+  this_life constant bigint := herald.current_life();
 begin
-  insert into herald.log (op, message_id, sender_id, receiver_id, product_id)
-  select change.op, change.message_id, change.sender_id, change.receiver_id, change.product_id
+  insert into herald.log (life, op, message_id, sender_id, receiver_id, product_id)
+  select this_life, change.op, change.message_id, change.sender_id, change.receiver_id, change.product_id
     from (select row_number() over () as place, id, product_id,
                  coalesce(sender_id, receiver_id) as sender_id, coalesce(receiver_id, sender_id) as receiver_id,
                  row(%1$s) as shown

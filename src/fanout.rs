@@ -114,7 +114,11 @@ mod tests {
     use super::*;
     use crate::{
         hub::{Outbox, outbox::Next},
-        protocol::{cursor::Epoch, event::Operation, snapshot::Snapshot},
+        protocol::{
+            cursor::Epoch,
+            event::Operation,
+            snapshot::{Snapshot, Transaction},
+        },
         types::{BatchNumber, SessionId},
     };
 
@@ -125,7 +129,7 @@ mod tests {
     fn event(seq: i64, sender: u128, receiver: u128, content: &str) -> Event {
         Event {
             seq,
-            xid: 1,
+            transaction: Transaction { life: 1, xid: 1 },
             operation: Operation::Insert,
             message: Uuid::from_u128(9),
             sender: user(sender),
@@ -136,7 +140,7 @@ mod tests {
     }
 
     fn position() -> Position {
-        let snapshot = Arc::new(Snapshot::new(9, 9, Vec::new()).unwrap());
+        let snapshot = Arc::new(Snapshot::new(1, 9, 9, Vec::new()).unwrap());
         Position {
             epoch: Epoch::new("e").unwrap(),
             batch: BatchNumber(1),
@@ -194,7 +198,7 @@ mod tests {
         assert_eq!(all[2][0].1["events"].as_array().unwrap().len(), 1);
         assert!(
             all.iter()
-                .all(|frames| frames.len() == 1 && frames[0].1["cursor"] == "e.9")
+                .all(|frames| frames.len() == 1 && frames[0].1["cursor"] == "e.1-8")
         );
     }
 
@@ -243,6 +247,6 @@ mod tests {
             .map(|(delivery, _)| delivery.frame.events())
             .collect();
         assert_eq!(counts, [1, 0]);
-        assert_eq!(frames[1].1["cursor"], "e.9");
+        assert_eq!(frames[1].1["cursor"], "e.1-8");
     }
 }

@@ -17,6 +17,7 @@ pub mod postgres;
 pub mod dev;
 pub mod migrate;
 pub mod store;
+pub mod tail;
 
 pub mod fanout;
 pub mod session;

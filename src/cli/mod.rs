@@ -1,9 +1,11 @@
 //! The commands. Each file runs one; what it was told stands in the file of the same name under `config`.
 
 mod dev;
+mod healthcheck;
 mod migrate;
 mod serve;
 mod signals;
+mod tail;
 mod token;
 
 use std::{
@@ -16,8 +18,10 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{
     dev::{ChatterFlags, DevFlags},
+    healthcheck::HealthcheckFlags,
     migrate::MigrateFlags,
     serve::ServeFlags,
+    tail::TailFlags,
     token::TokenFlags,
 };
 
@@ -40,6 +44,10 @@ enum Command {
     Migrate(MigrateFlags),
     /// Print a token for development, signed with the shared secret.
     Token(TokenFlags),
+    /// Follow one user's messages as they come, through restarts of the gateway and losses of the network.
+    Tail(Box<TailFlags>),
+    /// Ask a gateway whether it is alive, or ready; for containers that have no other client.
+    Healthcheck(HealthcheckFlags),
     /// Run a private Postgres, a demo application with people who talk, and the gateway, all in one.
     Dev(DevFlags),
     /// People of the demo who talk until standard input ends; started by `herald dev`.
@@ -66,6 +74,8 @@ pub fn run() -> ExitCode {
         Command::Serve(flags) => serve::run(*flags),
         Command::Migrate(flags) => migrate::run(flags),
         Command::Token(flags) => token::run(flags),
+        Command::Tail(flags) => tail::run(*flags),
+        Command::Healthcheck(flags) => healthcheck::run(flags),
         Command::Dev(flags) => dev::run(flags),
         Command::DevChatter(flags) => dev::run_chatter(&flags),
     }

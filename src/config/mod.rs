@@ -6,10 +6,12 @@
 use std::fmt;
 
 pub mod dev;
+pub mod healthcheck;
 pub mod migrate;
 pub mod quantity;
 pub mod secret;
 pub mod serve;
+pub mod tail;
 pub mod token;
 
 /// All that is wrong with the settings of one command. Never empty when it is an error.

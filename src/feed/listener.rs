@@ -24,9 +24,9 @@ use crate::{
     protocol::{
         close::CloseCode,
         cursor::Epoch,
-        snapshot::{Snapshot, TransactionId},
+        snapshot::{Life, Snapshot},
     },
-    store::log::PLAN_SETTINGS,
+    store::log::{PLAN_SETTINGS, life, xid},
     types::BatchNumber,
 };
 
@@ -103,7 +103,8 @@ struct Begun {
 #[derive(Debug)]
 struct Greeting {
     epoch: Epoch,
-    pruned_before: TransactionId,
+    pruned_before: u64,
+    pruned_life: Life,
     now: Arc<Snapshot>,
     commit_times: bool,
 }
@@ -173,7 +174,14 @@ impl Feed {
         // Listening comes before the first look at the log: what is committed in between rings or is read.
         let greeting = self.greet(&mut link).await?;
         let (client, wire) = link.split();
-        let reader = Reader::prepare(client, wire, greeting.commit_times, self.config.deadline).await?;
+        let reader = Reader::prepare(
+            client,
+            wire,
+            greeting.now.life(),
+            greeting.commit_times,
+            self.config.deadline,
+        )
+        .await?;
         self.take_up(&greeting);
         loop {
             self.read(&mut link, &reader).await?;
@@ -217,7 +225,10 @@ impl Feed {
             Some(progress) if !greeting.now.covers(&progress.since) => {
                 Some("the database has lost commits that were seen before")
             }
-            Some(progress) if progress.since.xmin() < greeting.pruned_before => {
+            Some(progress)
+                if progress.since.xmin() < greeting.pruned_before
+                    || progress.since.life() < greeting.pruned_life =>
+            {
                 Some("the log was pruned past the last read")
             }
             Some(_) => return,
@@ -343,8 +354,8 @@ impl Progress {
 }
 
 /// What a new connection has to know before it reads.
-const GREETING: &str = "select herald.epoch() as epoch, state.schema_version, state.pruned_before::text, \
-       pg_catalog.pg_current_snapshot()::text as now, \
+const GREETING: &str = "select herald.epoch() as epoch, state.schema_version, state.pruned_before::text, state.pruned_life, \
+       pg_catalog.pg_current_snapshot()::text as now, herald.current_life() as life, \
        pg_catalog.current_setting('track_commit_timestamp') = 'on' as commit_times, \
        pg_catalog.row_security_active('public.messages') as filtered \
      from herald.state";
@@ -358,12 +369,16 @@ impl Greeting {
         if found != SCHEMA_VERSION {
             return Err(FeedError::Version { found });
         }
+        let life_of = |name| {
+            let number: i64 = row.try_get(name).map_err(|_| FeedError::Bookkeeping)?;
+            life(number).map_err(|_| FeedError::Bookkeeping)
+        };
+        let now = Snapshot::read(life_of("life")?, text("now")?).map_err(|_| FeedError::Bookkeeping)?;
         Ok(Self {
             epoch: Epoch::new(text("epoch")?).map_err(|_| FeedError::Bookkeeping)?,
-            pruned_before: text("pruned_before")?
-                .parse()
-                .map_err(|_| FeedError::Bookkeeping)?,
-            now: Arc::new(text("now")?.parse().map_err(|_| FeedError::Bookkeeping)?),
+            pruned_before: xid(text("pruned_before")?).map_err(|_| FeedError::Bookkeeping)?,
+            pruned_life: life_of("pruned_life")?,
+            now: Arc::new(now),
             commit_times: row.try_get("commit_times").map_err(|_| FeedError::Bookkeeping)?,
         })
     }

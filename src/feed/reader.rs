@@ -11,8 +11,13 @@ use tokio_postgres::{Client, Row, RowStream, Statement, types::ToSql};
 
 use super::link::{LinkError, Wire};
 use crate::{
-    protocol::{event::Event, snapshot::Snapshot},
-    store::log::{EVENT_COLUMNS, Logged, RowError, UNSEEN, read_event},
+    protocol::{
+        event::Event,
+        snapshot::{Life, Snapshot},
+    },
+    store::log::{
+        EVENT_COLUMNS, Logged, RowError, SEEN, UNSEEN, UNSEEN_SINCE_A_CRASH, life_parameter, read_event,
+    },
 };
 
 /// A chunk is handed over once it holds this many rows of the log.
@@ -69,28 +74,37 @@ pub(super) struct Chunk {
     pub(super) is_last: bool,
 }
 
-/// The statement, prepared on one connection.
+/// The statement, prepared on one connection. A connection does not outlive a crash, so that it has one life.
 #[derive(Debug)]
 pub(super) struct Reader {
     statement: Statement,
+    statement_since_a_crash: Statement,
+    life: Life,
     deadline: Duration,
 }
 
 impl Reader {
-    /// Prepares the statement. `commit_times` says whether the database keeps the times of commits.
+    /// Prepares the statement on a connection of this life. `commit_times` says whether the database keeps the times of commits.
     ///
     /// # Cancel safety
     /// Safe.
     pub(super) async fn prepare(
         client: &Client,
         wire: &mut Wire,
+        life: Life,
         commit_times: bool,
         deadline: Duration,
     ) -> Result<Self, LinkError> {
-        let statement = wire
-            .drive(deadline, client.prepare(&statement(commit_times)))
-            .await?;
-        Ok(Self { statement, deadline })
+        let normal = statement(UNSEEN, commit_times);
+        let since_a_crash = statement(UNSEEN_SINCE_A_CRASH, commit_times);
+        let statement = wire.drive(deadline, client.prepare(&normal)).await?;
+        let statement_since_a_crash = wire.drive(deadline, client.prepare(&since_a_crash)).await?;
+        Ok(Self {
+            statement,
+            statement_since_a_crash,
+            life,
+            deadline,
+        })
     }
 
     /// Asks for a batch; answers with its snapshot once the first row is there.
@@ -103,12 +117,19 @@ impl Reader {
         wire: &'a mut Wire,
         span: &Span,
     ) -> Result<Batch<'a>, ReadError> {
-        let since = span.since.to_string();
+        let same_life = span.since.life() == self.life;
+        let statement = if same_life {
+            &self.statement
+        } else {
+            &self.statement_since_a_crash
+        };
+        let (since, since_life) = (span.since.to_string(), life_parameter(&span.since));
         let until = span.handed.as_ref().map(|handed| handed.until.to_string());
+        let until_life = span.handed.as_ref().map(|handed| life_parameter(&handed.until));
         let after = span.handed.as_ref().map(|handed| handed.seq);
-        let parameters: [&(dyn ToSql + Sync); 3] = [&since, &until, &after];
+        let parameters: [&(dyn ToSql + Sync); 5] = [&since, &since_life, &until, &until_life, &after];
         let rows = wire
-            .drive(self.deadline, client.query_raw(&self.statement, parameters))
+            .drive(self.deadline, client.query_raw(statement, parameters))
             .await?;
         let mut rows = Box::pin(rows);
         let first = wire
@@ -117,7 +138,7 @@ impl Reader {
             .ok_or(ReadError::NoSnapshot)?;
         let snapshot = match &span.handed {
             Some(handed) => Arc::clone(&handed.until),
-            None => Arc::new(snapshot(&first)?),
+            None => Arc::new(snapshot(self.life, &first)?),
         };
         // A batch without rows is one line that holds the snapshot and nothing else.
         let next = seq(&first)?.map(|_| first);
@@ -190,18 +211,18 @@ fn seq(row: &Row) -> Result<Option<i64>, ReadError> {
     Ok(row.try_get("seq").map_err(RowError::from)?)
 }
 
-fn snapshot(row: &Row) -> Result<Snapshot, ReadError> {
+fn snapshot(life: Life, row: &Row) -> Result<Snapshot, ReadError> {
     let text: Option<&str> = row.try_get("snapshot").map_err(RowError::from)?;
-    text.and_then(|text| text.parse().ok())
+    text.and_then(|text| Snapshot::read(life, text).ok())
         .ok_or(ReadError::NoSnapshot)
 }
 
-/// `$1` the snapshot since when, `$2` the snapshot until when or null for now, `$3` the serial number after which to
-/// continue or null for the beginning.
+/// `$1` the snapshot since when and `$2` its life, `$3` the snapshot until when or null for now, and `$4` its life, `$5`
+/// the serial number after which to continue or null for the beginning.
 ///
 /// `pg_current_snapshot()` is the snapshot of this very statement (one statement has one under READ COMMITTED), so
 /// that rows and snapshot agree. It stands in the first line only; with many transactions running it is long.
-fn statement(commit_times: bool) -> String {
+fn statement(unseen: &str, commit_times: bool) -> String {
     let committed = if commit_times {
         "coalesce(pg_catalog.pg_xact_commit_timestamp(fresh.xid::xid), fresh.logged_at)"
     } else {
@@ -210,15 +231,12 @@ fn statement(commit_times: bool) -> String {
     format!(
         "select case when coalesce(events.ordinal, 1) = 1 \
              then pg_catalog.pg_current_snapshot()::text end as snapshot, events.* \
-         from (values (1)) as head left join ( \
+         from (values ($2::int8)) as head left join ( \
            select fresh.ordinal, {EVENT_COLUMNS}, \
              extract(epoch from pg_catalog.clock_timestamp() - {committed})::float8 as age \
            from ( \
              select pg_catalog.row_number() over (order by log.seq) as ordinal, log.* from herald.log \
-             where {UNSEEN} \
-               and ($2::text is null \
-                 or pg_catalog.pg_visible_in_snapshot(log.xid, $2::text::pg_catalog.pg_snapshot)) \
-               and ($3::int8 is null or log.seq > $3) \
+             where {unseen} and ($3::text is null or {SEEN}) and ($5::int8 is null or log.seq > $5) \
            ) as fresh \
          ) as events on true"
     )

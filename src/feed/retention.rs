@@ -135,7 +135,8 @@ impl Retention {
 /// `$1` the retention, `$2` the least distance of two marks, both in seconds. The newest mark beyond the retention is
 /// the one that pruning asks for; older ones are of no use.
 const MARK: &str = "with taken as ( \
-       insert into herald.mark (snapshot) select pg_catalog.pg_current_snapshot() \
+       insert into herald.mark (snapshot, life) \
+       select pg_catalog.pg_current_snapshot(), herald.current_life() \
        where not exists (select from herald.mark \
          where taken_at > pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $2))) \
      delete from herald.mark where taken_at < (select pg_catalog.max(taken_at) from herald.mark \
@@ -148,7 +149,7 @@ const MARK: &str = "with taken as ( \
 /// below it may be gone, whether this batch took them or the next one will.
 const PRUNE: &str = "with turn as materialized (select pg_catalog.pg_try_advisory_xact_lock(5216701506134474753) as mine), \
      horizon as materialized ( \
-       select pg_catalog.pg_snapshot_xmin(mark.snapshot) as xmin from herald.mark, turn \
+       select pg_catalog.pg_snapshot_xmin(mark.snapshot) as xmin, mark.life from herald.mark, turn \
        where turn.mine \
          and mark.taken_at < pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $1) \
        order by mark.taken_at desc limit 1), \
@@ -158,7 +159,7 @@ const PRUNE: &str = "with turn as materialized (select pg_catalog.pg_try_advisor
          order by old.xid, old.seq limit $2)) \
        returning log.xid), \
      recorded as ( \
-       update herald.state set pruned_before = horizon.xmin from horizon \
+       update herald.state set pruned_before = horizon.xmin, pruned_life = horizon.life from horizon \
        where state.pruned_before < horizon.xmin and exists (select from pruned)) \
      select pg_catalog.count(*) from pruned";
 

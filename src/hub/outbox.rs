@@ -148,7 +148,7 @@ pub(crate) mod tests {
     pub(crate) fn delivery(batch: u64) -> Arc<Delivery> {
         Arc::new(Delivery {
             batch: BatchNumber(batch),
-            snapshot: Arc::new(Snapshot::new(batch + 1, batch + 1, Vec::new()).unwrap()),
+            snapshot: Arc::new(Snapshot::new(1, batch + 1, batch + 1, Vec::new()).unwrap()),
             frame: EventsFrameBuilder::new().finish(None),
             committed: Instant::now(),
         })

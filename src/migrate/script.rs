@@ -17,7 +17,8 @@ pub(super) const UNLINK: &str = include_str!("../../sql/unlink.sql");
 pub(super) const TABLES: [&str; 1] = [include_str!("../../sql/schema.sql")];
 
 /// The functions, which are replaced as a whole with every version.
-pub(super) const FUNCTIONS: [&str; 6] = [
+pub(super) const FUNCTIONS: [&str; 7] = [
+    include_str!("../../sql/life.sql"),
     include_str!("../../sql/epoch.sql"),
     include_str!("../../sql/triggers.sql"),
     include_str!("../../sql/view.sql"),

@@ -1,8 +1,8 @@
 //! A client's position in the log: the log's epoch and a snapshot, in a compact text that is safe in a URL.
 //!
-//! The form is `<epoch>.<xmin>[-<length>[-<step>…]]`, numbers in base 36: `length` is `xmax - xmin`, and each step
-//! leads from one running transaction to the next, beginning at `xmin`. It is opaque to clients. Each position has
-//! exactly one text, so that two cursors are equal when their texts are.
+//! The form is `<epoch>.<life>-<age>[-<length>[-<step>…]]`, numbers in base 36: `age` is `xmin - life`, `length` is
+//! `xmax - xmin`, and each step leads from one running transaction to the next, beginning at `xmin`. It is opaque to
+//! clients. Each position has exactly one text, so that two cursors are equal when their texts are.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -59,7 +59,9 @@ impl fmt::Display for Cursor {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let snapshot = &self.snapshot;
         write!(formatter, "{}.", self.epoch)?;
-        write_base36(formatter, snapshot.xmin())?;
+        write_base36(formatter, snapshot.life())?;
+        formatter.write_str("-")?;
+        write_base36(formatter, snapshot.xmin() - snapshot.life())?;
         if snapshot.xmax() == snapshot.xmin() {
             return Ok(());
         }
@@ -85,9 +87,11 @@ impl FromStr for Cursor {
         let (epoch, position) = text.split_once('.').ok_or(CursorError)?;
         let epoch = Epoch::new(epoch)?;
         let mut numbers = position.split('-').map(read_base36);
-        let xmin = numbers.next().ok_or(CursorError)??;
+        let life = numbers.next().ok_or(CursorError)??;
+        let age = numbers.next().ok_or(CursorError)??;
+        let xmin = life.checked_add(age).ok_or(CursorError)?;
         let Some(length) = numbers.next() else {
-            let snapshot = Snapshot::new(xmin, xmin, Vec::new()).map_err(|_| CursorError)?;
+            let snapshot = Snapshot::new(life, xmin, xmin, Vec::new()).map_err(|_| CursorError)?;
             return Ok(Self {
                 epoch,
                 snapshot: Arc::new(snapshot),
@@ -105,7 +109,7 @@ impl FromStr for Cursor {
             previous = previous.checked_add(step?).ok_or(CursorError)?;
             in_progress.push(previous);
         }
-        let snapshot = Snapshot::new(xmin, xmax, in_progress).map_err(|_| CursorError)?;
+        let snapshot = Snapshot::new(life, xmin, xmax, in_progress).map_err(|_| CursorError)?;
         Ok(Self {
             epoch,
             snapshot: Arc::new(snapshot),
@@ -161,6 +165,7 @@ mod tests {
         #[test]
         fn a_cursor_is_read_back_as_it_was(snapshot in any_snapshot(), shift in 0u64..u64::MAX / 2) {
             let moved = Snapshot::new(
+                snapshot.life() + shift,
                 snapshot.xmin() + shift,
                 snapshot.xmax() + shift,
                 snapshot.in_progress().iter().map(|xid| xid + shift).collect(),
@@ -170,7 +175,7 @@ mod tests {
         }
 
         #[test]
-        fn a_position_has_one_text_only(text in "[0-9a-z]{1,3}\\.[0-9a-z]{1,3}(-[0-9a-z]{1,2}){0,4}") {
+        fn a_position_has_one_text_only(text in "[0-9a-z]{1,3}\\.[0-9a-z]{1,3}-[0-9a-z]{1,2}(-[0-9a-z]{1,2}){0,4}") {
             if let Ok(cursor) = text.parse::<Cursor>() {
                 prop_assert_eq!(cursor.to_string(), text);
             }
@@ -190,10 +195,10 @@ mod tests {
 
     #[test]
     fn a_quiet_database_has_a_short_cursor() {
-        let quiet = cursor("46656:46656:".parse().unwrap());
-        assert_eq!(quiet.to_string(), "0123456789abcdef.1000");
-        let busy = cursor("46656:46700:46656,46657,46690".parse().unwrap());
-        assert_eq!(busy.to_string(), "0123456789abcdef.1000-18-0-1-x");
+        let quiet = cursor(Snapshot::read(46_000, "46656:46656:").unwrap());
+        assert_eq!(quiet.to_string(), "0123456789abcdef.zhs-i8");
+        let busy = cursor(Snapshot::read(46_000, "46656:46700:46656,46657,46690").unwrap());
+        assert_eq!(busy.to_string(), "0123456789abcdef.zhs-i8-18-0-1-x");
     }
 
     #[test]
@@ -203,20 +208,22 @@ mod tests {
             ".",
             "e.",
             "e",
-            ".1",
-            "E.1",
-            "e.01",
-            "e.1-0",
-            "e.1-2-2",
-            "e.1-3-1-0",
-            "e.0",
-            "e.zzzzzzzzzzzzzz",
-            "e.+1",
+            ".1-1",
+            "E.1-1",
+            "e.1",
+            "e.01-1",
+            "e.1-1-0",
+            "e.1-1-2-2",
+            "e.1-1-3-1-0",
+            "e.0-0",
+            "e.1-zzzzzzzzzzzzzz",
+            "e.+1-1",
+            "e.1--1",
         ] {
             assert_eq!(wrong.parse::<Cursor>(), Err(CursorError), "{wrong}");
         }
         assert_eq!(
-            format!("e.1{}", "-1".repeat(CURSOR_BYTES_MAX)).parse::<Cursor>(),
+            format!("e.1-1{}", "-1".repeat(CURSOR_BYTES_MAX)).parse::<Cursor>(),
             Err(CursorError)
         );
     }

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{conversation::Conversation, snapshot::TransactionId};
+use super::{conversation::Conversation, snapshot::Transaction};
 use crate::types::UserId;
 
 /// What was done to the message.
@@ -43,7 +43,7 @@ pub struct Event {
     /// The log's serial number: orders the events of one batch, and no more.
     pub seq: i64,
     /// The transaction that made the change.
-    pub xid: TransactionId,
+    pub transaction: Transaction,
     /// What was done.
     pub operation: Operation,
     /// Which message.

@@ -14,7 +14,7 @@ use super::{
     client_frame::UNKNOWN_TYPE,
     cursor::Cursor,
     event::Event,
-    snapshot::{Snapshot, TransactionId},
+    snapshot::{Snapshot, Transaction},
 };
 use crate::types::{SessionId, UserId};
 
@@ -131,7 +131,7 @@ fn to_json(value: &impl Serialize) -> String {
 /// Where one event stands in a frame's text, and which transaction made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Piece {
-    xid: TransactionId,
+    transaction: Transaction,
     start: usize,
     end: usize,
 }
@@ -176,8 +176,8 @@ impl EventsFrame {
     #[must_use]
     pub fn unseen_by(&self, seen: &Snapshot, cursor: Option<&str>) -> Self {
         let mut rest = EventsFrameBuilder::new();
-        for piece in self.pieces.iter().filter(|piece| !seen.sees(piece.xid)) {
-            rest.push_encoded(piece.xid, &self.text[piece.start..piece.end]);
+        for piece in self.pieces.iter().filter(|piece| !seen.sees(piece.transaction)) {
+            rest.push_encoded(piece.transaction, &self.text[piece.start..piece.end]);
         }
         rest.finish(cursor)
     }
@@ -228,13 +228,13 @@ impl EventsFrameBuilder {
             }
         }
         self.text.push('}');
-        self.end_piece(event.xid, start);
+        self.end_piece(event.transaction, start);
     }
 
-    fn push_encoded(&mut self, xid: TransactionId, encoded: &str) {
+    fn push_encoded(&mut self, transaction: Transaction, encoded: &str) {
         let start = self.begin_piece();
         self.text.push_str(encoded);
-        self.end_piece(xid, start);
+        self.end_piece(transaction, start);
     }
 
     fn begin_piece(&mut self) -> usize {
@@ -244,9 +244,9 @@ impl EventsFrameBuilder {
         self.text.len()
     }
 
-    fn end_piece(&mut self, xid: TransactionId, start: usize) {
+    fn end_piece(&mut self, transaction: Transaction, start: usize) {
         self.pieces.push(Piece {
-            xid,
+            transaction,
             start,
             end: self.text.len(),
         });
@@ -285,10 +285,10 @@ mod tests {
 
     use super::{super::cursor::Epoch, super::event::Operation, *};
 
-    fn event(seq: i64, xid: TransactionId, row: Option<&str>) -> Event {
+    fn event(seq: i64, xid: u64, row: Option<&str>) -> Event {
         Event {
             seq,
-            xid,
+            transaction: Transaction { life: 1, xid },
             operation: if row.is_some() {
                 Operation::Insert
             } else {
@@ -344,7 +344,7 @@ mod tests {
             session: SessionId(Uuid::from_u128(2)),
             cursor: Cursor {
                 epoch: Epoch::new("e").unwrap(),
-                snapshot: Arc::new("5:5:".parse().unwrap()),
+                snapshot: Arc::new(Snapshot::read(1, "5:5:").unwrap()),
             },
             resumed,
             expires_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(
             parse(&ready(None).encode()),
             json!({"type": "ready", "user": "00000000-0000-0000-0000-000000000001",
-                "session": "00000000-0000-0000-0000-000000000002", "cursor": "e.5",
+                "session": "00000000-0000-0000-0000-000000000002", "cursor": "e.1-4",
                 "expires_at": "2023-11-14T22:13:20Z", "heartbeat_s": 25}),
         );
         assert_eq!(parse(&ready(Some(Ok(()))).encode())["resumed"], json!(true));
@@ -378,7 +378,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_left_after_filtering_is_what_was_not_seen(xids in proptest::collection::vec(1u64..20, 0..12), xmax in 1u64..20) {
-            let seen = Snapshot::new(xmax, xmax, Vec::new()).unwrap();
+            let seen = Snapshot::new(1, xmax, xmax, Vec::new()).unwrap();
             let viewer = UserId(Uuid::from_u128(1));
             let (mut all, mut expected) = (EventsFrameBuilder::new(), EventsFrameBuilder::new());
             for (seq, xid) in (0..).zip(&xids) {

@@ -8,18 +8,30 @@ use uuid::Uuid;
 use crate::{
     protocol::{
         event::{Event, Operation},
-        snapshot::TransactionId,
+        snapshot::{Life, Snapshot, Transaction},
     },
     types::UserId,
 };
 
 /// The rows that became visible between the snapshot `$1` and now, as a condition on `log`: two index conditions.
+///
+/// It holds within one life of the database; see [`UNSEEN_SINCE_A_CRASH`].
 pub const UNSEEN: &str = "(log.xid >= pg_catalog.pg_snapshot_xmax($1::text::pg_catalog.pg_snapshot) \
      or log.xid = any (array(select pg_catalog.pg_snapshot_xip($1::text::pg_catalog.pg_snapshot))))";
 
+/// As [`UNSEEN`], for a snapshot of the life `$2` that a crash has ended: whatever a later life wrote is unseen, also
+/// under a transaction number that the snapshot has seen. No index serves it, which is the price of a crash.
+pub const UNSEEN_SINCE_A_CRASH: &str = "(log.life > $2::int8 \
+     or log.xid >= pg_catalog.pg_snapshot_xmax($1::text::pg_catalog.pg_snapshot) \
+     or log.xid = any (array(select pg_catalog.pg_snapshot_xip($1::text::pg_catalog.pg_snapshot))))";
+
+/// The rows that the snapshot `$3` of the life `$4` sees, as a condition on `log`.
+pub const SEEN: &str = "(log.life < $4::int8 or log.life = $4::int8 \
+     and pg_catalog.pg_visible_in_snapshot(log.xid, $3::text::pg_catalog.pg_snapshot))";
+
 /// The columns of an event, for a relation `fresh` that has the columns of the log. The view is asked once a row, by
 /// primary key, and Postgres makes the JSON: a column added to the view reaches clients without a new build.
-pub const EVENT_COLUMNS: &str = "fresh.seq, fresh.xid::text as xid, fresh.op, fresh.message_id, fresh.sender_id, \
+pub const EVENT_COLUMNS: &str = "fresh.seq, fresh.life, fresh.xid::text as xid, fresh.op, fresh.message_id, fresh.sender_id, \
      fresh.receiver_id, fresh.product_id, \
      case when fresh.op <> 'd' then (select pg_catalog.row_to_json(view)::text \
        from public.messages_realtime_view as view where view.id = fresh.message_id) end as row";
@@ -67,7 +79,10 @@ pub fn read_event(row: &Row) -> Result<Logged, RowError> {
     }
     Ok(Logged::Event(Event {
         seq: column(row, "seq")?,
-        xid: transaction(column(row, "xid")?)?,
+        transaction: Transaction {
+            life: life(column(row, "life")?)?,
+            xid: xid(column(row, "xid")?)?,
+        },
         operation,
         message: column::<Uuid>(row, "message_id")?,
         sender: UserId(column(row, "sender_id")?),
@@ -81,6 +96,23 @@ fn column<'row, T: FromSql<'row>>(row: &'row Row, name: &str) -> Result<T, RowEr
     Ok(row.try_get(name)?)
 }
 
-fn transaction(text: &str) -> Result<TransactionId, RowError> {
+/// Reads a transaction's number from its text.
+///
+/// # Errors
+/// [`RowError::Value`] if it is none.
+pub fn xid(text: &str) -> Result<u64, RowError> {
     text.parse().map_err(|_| RowError::Value)
+}
+
+/// Reads a life from its column.
+///
+/// # Errors
+/// [`RowError::Value`] if it is negative.
+pub fn life(number: i64) -> Result<Life, RowError> {
+    Life::try_from(number).map_err(|_| RowError::Value)
+}
+
+/// A life as a parameter. Transaction numbers stay far below the greatest 64-bit integer with a sign.
+pub fn life_parameter(snapshot: &Snapshot) -> i64 {
+    i64::try_from(snapshot.life()).unwrap_or(i64::MAX)
 }

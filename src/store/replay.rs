@@ -7,16 +7,22 @@ use std::{sync::Arc, time::Duration};
 
 use deadpool_postgres::{Pool, PoolError};
 use futures::future::try_join3;
-use tokio_postgres::{Row, types::Type};
+use tokio_postgres::{
+    Row,
+    types::{ToSql, Type},
+};
 
-use super::log::{EVENT_COLUMNS, Logged, PLAN_SETTINGS, RowError, UNSEEN, read_event};
+use super::log::{
+    EVENT_COLUMNS, Logged, PLAN_SETTINGS, RowError, SEEN, UNSEEN, UNSEEN_SINCE_A_CRASH, life, life_parameter,
+    read_event, xid,
+};
 use crate::{
     hub::Position,
     protocol::{
         cursor::Cursor,
         event::Event,
         server_frame::{Discontinuity, EventsFrame, EventsFrameBuilder},
-        snapshot::{Snapshot, TransactionId},
+        snapshot::Snapshot,
     },
     types::UserId,
 };
@@ -61,6 +67,7 @@ pub struct Replayer {
     rows_max: i64,
     deadline: Duration,
     statement: Arc<str>,
+    statement_since_a_crash: Arc<str>,
 }
 
 impl Replayer {
@@ -70,7 +77,8 @@ impl Replayer {
             pool,
             rows_max: rows_max.into(),
             deadline,
-            statement: statement().into(),
+            statement: statement(UNSEEN).into(),
+            statement_since_a_crash: statement(UNSEEN_SINCE_A_CRASH).into(),
         }
     }
 
@@ -106,14 +114,23 @@ impl Replayer {
     async fn ask(&self, user: UserId, from: &Cursor, until: &Position) -> Result<Vec<Row>, ReplayError> {
         let client = self.pool.get().await?;
         let begin = format!(
-            "begin read only; set local {}; set local statement_timeout = {}",
+            "begin; set local {}; set local statement_timeout = {}",
             PLAN_SETTINGS.join("; set local "),
             self.deadline.as_millis(),
         );
+        let same_life = from.snapshot.life() == until.snapshot.life();
+        let statement = if same_life {
+            &self.statement
+        } else {
+            &self.statement_since_a_crash
+        };
+        let lives = (life_parameter(&from.snapshot), life_parameter(&until.snapshot));
         let (from, until) = (from.snapshot.to_string(), until.snapshot.to_string());
-        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 4] = [
+        let parameters: [(&(dyn ToSql + Sync), Type); 6] = [
             (&from, Type::TEXT),
+            (&lives.0, Type::INT8),
             (&until, Type::TEXT),
+            (&lives.1, Type::INT8),
             (&user.0, Type::UUID),
             (&(self.rows_max + 1), Type::INT8),
         ];
@@ -121,7 +138,7 @@ impl Replayer {
         // the settings because a session's would not survive a transaction pooler.
         let ((), rows, ()) = try_join3(
             client.batch_execute(&begin),
-            client.query_typed(&self.statement, &parameters),
+            client.query_typed(statement, &parameters),
             client.batch_execute("commit"),
         )
         .await?;
@@ -129,23 +146,25 @@ impl Replayer {
     }
 }
 
-/// `$1` the cursor's snapshot, `$2` the position's, `$3` the user, `$4` the most rows that are looked at.
+/// `$1` the cursor's snapshot and `$2` its life, `$3` the position's snapshot and `$4` its life, `$5` the user, `$6` the
+/// most rows that are looked at.
 ///
-/// A message to oneself is found by its receiver only, so that it is replayed once.
-fn statement() -> String {
-    let between =
-        format!("{UNSEEN} and pg_catalog.pg_visible_in_snapshot(log.xid, $2::text::pg_catalog.pg_snapshot)");
+/// A message to oneself is found by its receiver only, so that it is replayed once. Without a crash in between, `$2` has
+/// no use but is given a type all the same.
+fn statement(unseen: &str) -> String {
+    let between = format!("{unseen} and {SEEN}");
     format!(
         "with head as materialized ( \
-           select herald.epoch() as epoch, state.pruned_before::text, pg_catalog.pg_current_snapshot()::text as now \
+           select herald.epoch() as epoch, state.pruned_before::text, state.pruned_life, \
+             pg_catalog.pg_current_snapshot()::text as now, herald.current_life() as life_now, $2::int8 as life \
            from herald.state) \
-         select head.epoch, head.pruned_before, head.now, events.* from head left join ( \
+         select head.epoch, head.pruned_before, head.pruned_life, head.now, head.life_now, events.* from head left join ( \
            select {EVENT_COLUMNS} from ( \
              select * from ( \
-               select * from herald.log where log.receiver_id = $3 and {between} \
+               select * from herald.log where log.receiver_id = $5 and {between} \
                union all \
-               select * from herald.log where log.sender_id = $3 and log.receiver_id <> $3 and {between} \
-             ) as both_sides order by both_sides.seq limit $4 \
+               select * from herald.log where log.sender_id = $5 and log.receiver_id <> $5 and {between} \
+             ) as both_sides order by both_sides.seq limit $6 \
            ) as fresh \
          ) as events on true"
     )
@@ -154,16 +173,17 @@ fn statement() -> String {
 /// Judges the cursor by the bookkeeping that every row of the answer repeats.
 fn discontinuity(row: &Row, from: &Cursor) -> Result<Option<Discontinuity>, ReplayError> {
     let text = |name| row.try_get::<_, &str>(name).map_err(|_| ReplayError::Bookkeeping);
-    let pruned_before: TransactionId = text("pruned_before")?
-        .parse()
-        .map_err(|_| ReplayError::Bookkeeping)?;
-    let now: Snapshot = text("now")?.parse().map_err(|_| ReplayError::Bookkeeping)?;
+    let life_of =
+        |name| Ok::<_, ReplayError>(life(row.try_get(name).map_err(|_| ReplayError::Bookkeeping)?)?);
+    let pruned_before = xid(text("pruned_before")?)?;
+    let now = Snapshot::read(life_of("life_now")?, text("now")?).map_err(|_| ReplayError::Bookkeeping)?;
     Ok(if text("epoch")? != from.epoch.to_string() {
         Some(Discontinuity::UnknownEpoch)
     } else if !now.covers(&from.snapshot) {
         Some(Discontinuity::Ahead)
-    } else if from.snapshot.xmin() < pruned_before {
-        // The cursor may need rows from its xmin on, and those below `pruned_before` may be gone.
+    } else if from.snapshot.xmin() < pruned_before || from.snapshot.life() < life_of("pruned_life")? {
+        // The cursor may need rows from its xmin on, and those below `pruned_before` may be gone; after a crash it may
+        // need rows of lower numbers, too.
         Some(Discontinuity::Expired)
     } else {
         None

@@ -643,7 +643,7 @@ async fn a_publication_for_all_tables_lets_every_table_be_written() {
         .batch_execute(
             "update messages set is_read = true;
              delete from messages;
-             insert into herald.mark (snapshot) values (pg_current_snapshot());
+             insert into herald.mark (life, snapshot) values (1, pg_current_snapshot());
              delete from herald.mark;
              delete from herald.log;
              update herald.state set pruned_before = pg_snapshot_xmin(pg_current_snapshot())",

@@ -379,9 +379,10 @@ async fn a_log_that_came_with_a_dump_of_another_cluster_is_emptied() {
     // A transaction number that this cluster has not reached, as a busier one would have left it.
     client
         .batch_execute(
-            "insert into herald.log (xid, op, message_id, sender_id, receiver_id)
-             select '900000000000', 'i', gen_random_uuid(), gen_random_uuid(), gen_random_uuid();
-             insert into herald.mark (snapshot) values ('900000000000:900000000000:');
+            "insert into herald.log (life, xid, op, message_id, sender_id, receiver_id)
+             select 1, '900000000000', 'i', gen_random_uuid(), gen_random_uuid(), gen_random_uuid();
+             insert into herald.mark (life, snapshot) values (1, '900000000000:900000000000:');
+             select setval('herald.life', 900000000000);
              update herald.state set pruned_before = '800000000000'",
         )
         .await

@@ -69,6 +69,22 @@ impl Socket {
         (socket, ready)
     }
 
+    /// As [`Self::connect`] with a cursor, but tries again while the gateway asks for that.
+    pub(crate) async fn connect_patiently(address: SocketAddr, token: &str, cursor: &str) -> (Self, Value) {
+        let deadline = tokio::time::Instant::now() + AT_MOST;
+        loop {
+            if let Ok(mut socket) = Self::open(address, token, Some(cursor)).await
+                && let Heard::Frame(ready) = socket.hear().await
+            {
+                return (socket, ready);
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "the gateway did not let the client in"
+            );
+        }
+    }
+
     /// The answer to a request that must not be upgraded.
     pub(crate) async fn refused(request: Request<()>) -> Response<Option<Vec<u8>>> {
         match Box::pin(connect_async(request)).await {
