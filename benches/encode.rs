@@ -69,10 +69,18 @@ fn encode(criterion: &mut Criterion) {
             let name = format!("{count} events of {content_bytes} B");
             group.bench_function(format!("{name}/herald"), |bencher| {
                 // What was encoded is dropped outside the clock, here and below.
-                bencher.iter_batched(|| (), |()| herald(black_box(&events), &cursor), BatchSize::SmallInput);
+                bencher.iter_batched(
+                    || (),
+                    |()| herald(black_box(&events), &cursor),
+                    BatchSize::SmallInput,
+                );
             });
             group.bench_function(format!("{name}/serde_json"), |bencher| {
-                bencher.iter_batched(|| (), |()| peer(black_box(&parsed), &cursor), BatchSize::SmallInput);
+                bencher.iter_batched(
+                    || (),
+                    |()| peer(black_box(&parsed), &cursor),
+                    BatchSize::SmallInput,
+                );
             });
         }
     }

@@ -316,18 +316,25 @@ impl Reads {
 }
 
 fn print_times(inserted: &[Inserted], sockets: &[Vec<Instant>], bare: &[Vec<Instant>]) -> ExitCode {
-    let measured = inserted.iter().filter(|row| row.number >= (WARM_UP * WRITERS) as usize);
+    let measured = inserted
+        .iter()
+        .filter(|row| row.number >= (WARM_UP * WRITERS) as usize);
     let measured: Vec<Inserted> = measured.copied().collect();
     let times = |arrivals: &[Vec<Instant>], from: fn(&Inserted) -> Instant| {
         let all = measured.iter().flat_map(|row| {
             let began = from(row);
-            arrivals[row.number].iter().map(move |at| milliseconds(began, *at))
+            arrivals[row.number]
+                .iter()
+                .map(move |at| milliseconds(began, *at))
         });
         Times::new(all.collect())
     };
     println!("\n{}", Times::head("milliseconds"));
     let commits = measured.iter().map(|row| milliseconds(row.sent, row.confirmed));
-    println!("{}", Times::new(commits.collect()).line("INSERT to its confirmation"));
+    println!(
+        "{}",
+        Times::new(commits.collect()).line("INSERT to its confirmation")
+    );
     let mut is_within = true;
     for (name, from) in [
         ("INSERT", (|row| row.sent) as fn(&Inserted) -> Instant),

@@ -165,7 +165,9 @@ fn fanout(criterion: &mut Criterion) {
             group.bench_function(format!("{count} {shape}"), |bencher| {
                 bencher.iter_custom(|rounds| {
                     let (scene, events) = (Arc::clone(&scene), Arc::clone(&events));
-                    on_a_worker(&runtime, async move { scene.rounds(rounds, &events, deliveries).await })
+                    on_a_worker(&runtime, async move {
+                        scene.rounds(rounds, &events, deliveries).await
+                    })
                 });
             });
             runtime.block_on(scene.end());

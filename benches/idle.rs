@@ -84,7 +84,10 @@ async fn run() -> ExitCode {
         .buffer_unordered(AT_ONCE)
         .for_each(async |mut socket| {
             // Reading answers the gateway's pings.
-            tasks.spawn("socket", async move { while let Some(Ok(_)) = socket.next().await {} });
+            tasks.spawn(
+                "socket",
+                async move { while let Some(Ok(_)) = socket.next().await {} },
+            );
         });
     Box::pin(opened).await;
     let took = began.elapsed();
@@ -96,10 +99,19 @@ async fn run() -> ExitCode {
 
     let each = |after: u64| (after - before) as f64 / f64::from(CONNECTIONS);
     println!("connections:                       {CONNECTIONS}");
-    println!("opened a second:                   {:.0}", f64::from(CONNECTIONS) / took.as_secs_f64());
+    println!(
+        "opened a second:                   {:.0}",
+        f64::from(CONNECTIONS) / took.as_secs_f64()
+    );
     println!("resident before:                   {before} KiB");
-    println!("resident with all open:            {opened} KiB, {:.2} KiB each", each(opened));
-    println!("resident after a heartbeat:        {beaten} KiB, {:.2} KiB each", each(beaten));
+    println!(
+        "resident with all open:            {opened} KiB, {:.2} KiB each",
+        each(opened)
+    );
+    println!(
+        "resident after a heartbeat:        {beaten} KiB, {:.2} KiB each",
+        each(beaten)
+    );
     let most = each(opened).max(each(beaten));
     println!("limit:                             {LIMIT_KIB} KiB each");
     if most > LIMIT_KIB {

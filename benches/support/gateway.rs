@@ -76,19 +76,12 @@ impl Gateway {
     pub(crate) fn resident_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.unwrap()
-            .trim_end_matches("kB")
-            .trim()
-            .parse()
-            .unwrap()
+        line.unwrap().trim_end_matches("kB").trim().parse().unwrap()
     }
 }
 
 /// Reads the log to its end, finds the address in it, and repeats what should worry somebody.
-#[allow(
-    clippy::print_stderr,
-    reason = "a benchmark reports to whoever started it"
-)]
+#[allow(clippy::print_stderr, reason = "a benchmark reports to whoever started it")]
 async fn read_log(stderr: ChildStderr, found: oneshot::Sender<SocketAddr>) {
     let mut lines = BufReader::new(stderr).lines();
     let mut found = Some(found);

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use herald::{
     hub::Position,
     protocol::{
-        cursor::Epoch,
+        cursor::{Cursor, Epoch},
         event::{Event, Operation},
-        snapshot::Snapshot,
+        snapshot::{Life, Snapshot, Transaction},
     },
     types::{BatchNumber, UserId},
 };
@@ -18,11 +18,14 @@ use super::people::{numbered, product};
 /// A transaction number as a database that has run for some months has them.
 const XID: u64 = 3_141_592_653;
 
+/// The life of that database: it has crashed once.
+const LIFE: Life = 2_718_281_828;
+
 /// A new message with content of this many bytes.
 pub(crate) fn event(number: u32, sender: UserId, receiver: UserId, content_bytes: usize) -> Event {
     Event {
         seq: 27_182_818 + i64::from(number),
-        xid: XID,
+        transaction: Transaction { life: LIFE, xid: XID },
         operation: Operation::Insert,
         message: numbered(number),
         sender,
@@ -46,7 +49,7 @@ fn row(number: u32, sender: UserId, receiver: UserId, content_bytes: usize) -> S
 /// A snapshot in which this many transactions were running, every third of those that had begun.
 pub(crate) fn snapshot(running: u64) -> Snapshot {
     let in_progress = (0..running).map(|number| XID + 3 * number).collect();
-    Snapshot::new(XID, XID + 3 * running, in_progress).unwrap()
+    Snapshot::new(LIFE, XID, XID + 3 * running, in_progress).unwrap()
 }
 
 /// The position of a batch.
@@ -64,25 +67,20 @@ fn epoch(text: &str) -> Epoch {
 
 /// Where a feed that has read everything would stand now.
 pub(crate) async fn position_of(client: &Client) -> Position {
-    let row = client
-        .query_one(
-            "select herald.epoch(), pg_current_snapshot()::text from herald.state",
-            &[],
-        )
-        .await
-        .unwrap();
+    let statement = "select herald.epoch(), herald.current_life(), pg_current_snapshot()::text";
+    let row = client.query_one(statement, &[]).await.unwrap();
+    let life = Life::try_from(row.get::<_, i64>(1)).unwrap();
     Position {
         epoch: epoch(row.get(0)),
         batch: BatchNumber(1),
-        snapshot: Arc::new(row.get::<_, &str>(1).parse().unwrap()),
+        snapshot: Arc::new(Snapshot::read(life, row.get(2)).unwrap()),
     }
 }
 
-/// A position of the same log at which all transactions below this one had ended, and none above had begun.
-pub(crate) fn position_before(xid: u64, newest: &Position) -> Position {
-    Position {
+/// A cursor of the same log and life, taken when all transactions below this one had ended and none above had begun.
+pub(crate) fn cursor_before(xid: u64, newest: &Position) -> Cursor {
+    Cursor {
         epoch: newest.epoch.clone(),
-        batch: newest.batch,
-        snapshot: Arc::new(Snapshot::new(xid, xid, Vec::new()).unwrap()),
+        snapshot: Arc::new(Snapshot::new(newest.snapshot.life(), xid, xid, Vec::new()).unwrap()),
     }
 }
