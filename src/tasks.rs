@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use dashmap::DashMap;
+use futures::FutureExt;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Starts, counts and ends tasks. Clones share one count.
@@ -28,10 +29,8 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         let counted = Counted::new(name, Arc::clone(&self.running));
-        self.tracker.spawn(async move {
-            let _counted = counted;
-            future.await;
-        });
+        // An async block would hold the future twice: as what it captured, and as what it awaits.
+        self.tracker.spawn(future.map(move |()| drop(counted)));
     }
 
     /// Resolves once the process has begun to stop.

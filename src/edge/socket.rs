@@ -59,6 +59,9 @@ const UPGRADE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a peer may take to end its side after it was sent a close frame.
 const LINGER: Duration = Duration::from_secs(3);
 
+/// How much is read at once of what a peer still sends after it was sent a close frame.
+const SCRAP_BYTES: usize = 1024;
+
 /// What the query string may hold beside the token, which is read where all credentials are.
 #[derive(Deserialize)]
 pub(super) struct Parameters {
@@ -275,7 +278,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for NativeSocket<S> {
         let stream = self.socket.get_mut();
         let drained = async {
             stream.shutdown().await?;
-            let mut scrap = [0; 1024];
+            // Not in the future itself, where every session would keep room for it as long as it lives.
+            let mut scrap = vec![0; SCRAP_BYTES];
             while stream.read(&mut scrap).await? > 0 {}
             std::io::Result::Ok(())
         };

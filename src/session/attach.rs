@@ -44,7 +44,8 @@ pub(super) async fn attach(sessions: &Sessions, opening: &Opening) -> Result<Att
     let outcome = match &opening.cursor {
         None => None,
         Some(Err(_)) => Some(Err(Discontinuity::Malformed)),
-        Some(Ok(cursor)) => Some(resume(sessions, opening, cursor, &position).await?),
+        // Boxed, because the question to the database is large, and a session keeps room for it as long as it lives.
+        Some(Ok(cursor)) => Some(Box::pin(resume(sessions, opening, cursor, &position)).await?),
     };
     if let Some(outcome) = &outcome {
         let label = outcome.as_ref().err().map_or("resumed", |reason| reason.name());

@@ -1,0 +1,27 @@
+//! What the benchmarks share: a database and a gateway as processes of their own, sockets, and how figures are printed.
+#![allow(
+    dead_code,
+    reason = "each benchmark is a program of its own and uses its part of this"
+)]
+
+pub(crate) mod database;
+pub(crate) mod figures;
+pub(crate) mod gateway;
+pub(crate) mod people;
+pub(crate) mod samples;
+pub(crate) mod socket;
+
+use tokio::runtime::Runtime;
+
+/// Whether `cargo bench` runs this program. `cargo test --all-targets` starts it too, and has no use for a long run.
+pub(crate) fn is_asked_for() -> bool {
+    std::env::args().any(|argument| argument == "--bench")
+}
+
+/// The runtime of a benchmark's own side, with as many threads as the gateway's.
+pub(crate) fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
