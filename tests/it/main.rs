@@ -10,7 +10,6 @@ mod cluster;
 mod delivery;
 mod demo;
 mod migrate;
-mod postgres;
 mod postgres_tls;
 mod processes;
 mod support;
