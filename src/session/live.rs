@@ -22,10 +22,13 @@ use super::{
 };
 use crate::{
     auth::{AuthError, Identity, Token},
-    hub::{Delivery, Outbox, Position, outbox::Next},
+    hub::{Delivery, Outbox, outbox::Next},
     metrics::{ByReason, observe},
     protocol::{
-        client_frame::ClientFrame, close::CloseCode, cursor::Cursor, server_frame::EventsFrame,
+        client_frame::ClientFrame,
+        close::CloseCode,
+        cursor::{Cursor, Epoch},
+        server_frame::EventsFrame,
         snapshot::Snapshot,
     },
 };
@@ -59,7 +62,7 @@ pub(super) struct Live<'a, T> {
     ready: Option<Outbound>,
     replayed: VecDeque<EventsFrame>,
     answers: VecDeque<Outbound>,
-    position: Arc<Position>,
+    epoch: Epoch,
     ahead: Option<Arc<Snapshot>>,
     refresh: Option<BoxFuture<'a, Result<Identity, AuthError>>>,
     unflushed: Unflushed,
@@ -88,7 +91,7 @@ impl<'a, T: Transport> Live<'a, T> {
             ready: Some(Outbound::Ready(Box::new(attached.ready))),
             replayed: attached.replayed,
             answers: VecDeque::new(),
-            position: attached.position,
+            epoch: attached.epoch,
             ahead: attached.ahead,
             refresh: None,
             unflushed: Unflushed::default(),
@@ -287,9 +290,6 @@ impl<'a, T: Transport> Live<'a, T> {
 
     /// A delivery as this client is to see it, or nothing if it has seen all of it.
     fn admit(&mut self, delivery: Arc<Delivery>) -> Option<Outbound> {
-        if delivery.batch <= self.position.batch {
-            return None;
-        }
         let Some(seen) = &self.ahead else {
             return Some(Outbound::Live(delivery));
         };
@@ -297,7 +297,7 @@ impl<'a, T: Transport> Live<'a, T> {
         let covered = delivery.snapshot.covers(seen);
         let cursor = (covered && delivery.frame.carries_cursor()).then(|| {
             let cursor = Cursor {
-                epoch: self.position.epoch.clone(),
+                epoch: self.epoch.clone(),
                 snapshot: Arc::clone(&delivery.snapshot),
             };
             cursor.to_string()

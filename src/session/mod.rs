@@ -124,7 +124,7 @@ impl Sessions {
     }
 
     async fn attached(&self, opening: &Opening, outbox: &Arc<Outbox>, transport: &mut impl Transport) -> End {
-        let attaching = attach::attach(self, opening);
+        let attaching = attach::attach(self, opening, outbox);
         // An outbox may overflow, or be closed by a drain, while the database is asked for what was missed.
         let attached = tokio::select! {
             biased;
