@@ -4,12 +4,22 @@
     clippy::expect_used,
     reason = "clippy knows tests by their attribute, not what they call"
 )]
+#![allow(
+    clippy::float_cmp,
+    reason = "metrics are floats by their format, and the compared ones are counts"
+)]
 
 mod auth;
 mod cluster;
+mod cursors;
 mod delivery;
 mod demo;
+mod limits;
 mod migrate;
+mod network;
 mod postgres_tls;
+mod process;
 mod processes;
+mod sessions;
 mod support;
+mod tokens_at_the_door;
