@@ -116,6 +116,7 @@ impl App {
         let verifier = Arc::new(Verifier::start(config.auth.clone(), &tasks).await?);
         let hub = Arc::new(Hub::new(config.sessions_per_user));
         let feed = FeedStatus::new(Arc::clone(&metrics));
+        let draining = CancellationToken::new();
         let sessions = Arc::new(Sessions {
             hub: Arc::clone(&hub),
             replayer: Replayer::new(pool.clone(), config.replay_events, REPLAY_DEADLINE),
@@ -123,8 +124,9 @@ impl App {
             metrics: Arc::clone(&metrics),
             rhythm: config.rhythm,
             outbox_bytes: config.outbox_bytes,
+            draining: draining.clone(),
+            stopping: tasks.stopping(),
         });
-        let draining = CancellationToken::new();
         let edge = Edge {
             sessions,
             verifier,

@@ -30,6 +30,10 @@ const HEADERS_DEADLINE: Duration = Duration::from_secs(15);
 /// The most bytes of a request's line and headers. The longest cursor, 32 KiB, has to fit beside a token.
 const HEADERS_BYTES_MAX: usize = 64 * 1024;
 
+/// The time that a request has to come to its end once a shutdown has begun. It is longer than any answer takes by
+/// itself; a client that does not finish its request must not use up the grace of the shutdown.
+const LAST_REQUEST_DEADLINE: Duration = Duration::from_secs(5);
+
 /// Refusals that are under way at once; a connection beyond them is dropped without an answer.
 const REFUSALS_MAX: usize = 256;
 
@@ -132,13 +136,13 @@ impl Acceptor {
                     .with_upgrades(),
             );
             let ended = tokio::select! {
-                ended = &mut serving => ended,
+                ended = &mut serving => Ok(ended),
                 () = draining.cancelled() => {
                     serving.as_mut().graceful_shutdown();
-                    serving.await
+                    tokio::time::timeout(LAST_REQUEST_DEADLINE, serving).await
                 }
             };
-            if let Err(error) = ended {
+            if let Ok(Err(error)) = ended {
                 // Peers that vanish and scanners that speak no HTTP are everyday life.
                 tracing::debug!(%error, "the connection ended early");
             }

@@ -14,7 +14,7 @@ use crate::auth::AuthError;
 pub struct Problem {
     status: StatusCode,
     detail: &'static str,
-    header: Option<(header::HeaderName, &'static str)>,
+    headers: Vec<(header::HeaderName, &'static str)>,
 }
 
 impl Problem {
@@ -22,15 +22,13 @@ impl Problem {
         Self {
             status,
             detail,
-            header: None,
+            headers: Vec::new(),
         }
     }
 
-    fn with(self, name: header::HeaderName, value: &'static str) -> Self {
-        Self {
-            header: Some((name, value)),
-            ..self
-        }
+    fn with(mut self, name: header::HeaderName, value: &'static str) -> Self {
+        self.headers.push((name, value));
+        self
     }
 
     /// No such path.
@@ -59,12 +57,15 @@ impl Problem {
         )
     }
 
-    /// A request for a WebSocket that is no upgrade, or one of another version (RFC 6455 §4.4).
+    /// A request for a WebSocket that is no upgrade, or one of another version (RFC 6455 §4.4). The answer names the
+    /// protocol to upgrade to (RFC 9110 §15.5.22).
     pub fn upgrade_required() -> Self {
         Self::new(
             StatusCode::UPGRADE_REQUIRED,
             "This path speaks WebSocket version 13: connect with a WebSocket client.",
         )
+        .with(header::CONNECTION, "Upgrade")
+        .with(header::UPGRADE, "websocket")
         .with(header::SEC_WEBSOCKET_VERSION, "13")
     }
 
@@ -110,7 +111,7 @@ impl IntoResponse for Problem {
             HeaderValue::from_static("application/problem+json"),
         );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some((name, value)) = self.header {
+        for (name, value) in self.headers {
             headers.insert(name, HeaderValue::from_static(value));
         }
         response

@@ -24,6 +24,7 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
         Error as SocketError, Message, Utf8Bytes,
+        error::ProtocolError,
         handshake::derive_accept_key,
         protocol::{CloseFrame, Role, WebSocketConfig},
     },
@@ -216,6 +217,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for NativeSocket<S> {
                 // The answer to a close is queued by now; the next poll writes it and ends the stream.
                 Some(Ok(Message::Close(_) | Message::Frame(_))) => continue,
                 Some(Err(SocketError::Capacity(_))) => Some(Inbound::TooBig),
+                // A peer that goes without a word is everyday life and no mistake of its protocol.
+                Some(Err(SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake))) => None,
                 Some(Err(SocketError::Protocol(_) | SocketError::Utf8(_))) => Some(Inbound::Garbage),
                 Some(Err(_)) | None => None,
             });

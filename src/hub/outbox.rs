@@ -12,7 +12,7 @@ use std::{
 use futures::task::AtomicWaker;
 
 use super::delivery::Delivery;
-use crate::protocol::close::CloseCode;
+use crate::{protocol::close::CloseCode, types::BatchNumber};
 
 /// The most deliveries that wait for one session. The bound in bytes is usually met first; this one keeps tiny
 /// deliveries from costing more in bookkeeping than in text.
@@ -30,6 +30,8 @@ pub enum Push {
     Overflowed,
     /// The outbox was closed already.
     Closed,
+    /// Its session takes it from the log, or has no need of it.
+    Passed,
 }
 
 /// What a session finds in its outbox.
@@ -54,6 +56,8 @@ struct State {
     queue: VecDeque<Arc<Delivery>>,
     bytes: usize,
     closed: Option<CloseCode>,
+    /// Deliveries up to this batch are not the live stream's.
+    begins_after: Option<BatchNumber>,
 }
 
 impl Outbox {
@@ -76,6 +80,9 @@ impl Outbox {
             if state.closed.is_some() {
                 return Push::Closed;
             }
+            if state.begins_after.is_some_and(|last| delivery.batch <= last) {
+                return Push::Passed;
+            }
             let fits = state.bytes + cost <= self.bytes_max && state.queue.len() < OUTBOX_ITEMS_MAX;
             if fits || state.queue.is_empty() {
                 state.bytes += cost;
@@ -91,6 +98,16 @@ impl Outbox {
         };
         self.session.wake();
         outcome
+    }
+
+    /// Says where the session's live stream begins. What waits from batches up to this one is dropped, and the rest of
+    /// them is not taken: a session that comes back in the middle of a large batch must not overflow with what it takes
+    /// from the log.
+    pub fn begin_after(&self, batch: BatchNumber) {
+        let mut state = self.lock();
+        state.begins_after = Some(batch);
+        state.queue.retain(|delivery| delivery.batch > batch);
+        state.bytes = state.queue.iter().map(|delivery| delivery.cost_bytes()).sum();
     }
 
     /// Ends the session with this code once it has taken what waits. The first code given stays.
@@ -179,6 +196,18 @@ pub(crate) mod tests {
         assert_eq!(outbox.push(delivery(3)), Push::Overflowed);
         assert_eq!(outbox.push(delivery(4)), Push::Closed);
         assert_eq!(drain(&outbox), (vec![], Some(CloseCode::Slow)));
+    }
+
+    #[test]
+    fn a_batch_that_the_session_takes_from_the_log_takes_no_room() {
+        let outbox = Outbox::new(delivery(0).cost_bytes() * 2);
+        outbox.push(delivery(6));
+        outbox.push(delivery(7));
+        outbox.begin_after(BatchNumber(6));
+        assert_eq!(outbox.push(delivery(6)), Push::Passed);
+        assert_eq!(outbox.push(delivery(8)), Push::Queued);
+        assert_eq!(outbox.push(delivery(6)), Push::Passed);
+        assert_eq!(drain(&outbox), (vec![7, 8], None));
     }
 
     #[test]

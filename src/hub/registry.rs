@@ -102,7 +102,7 @@ impl Registry {
             match member.outbox.push(Arc::clone(delivery)) {
                 Push::Queued => handed.queued += 1,
                 Push::Overflowed => handed.overflowed += 1,
-                Push::Closed => {}
+                Push::Closed | Push::Passed => {}
             }
         }
         handed

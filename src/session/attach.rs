@@ -2,20 +2,21 @@
 //! meet at one position of the feed.
 //!
 //! The session is in the hub already, so that its outbox collects. Whatever it collected up to the position's batch
-//! is also in the log up to the position's snapshot, and is dropped from the outbox.
+//! is also in the log up to the position's snapshot, and is dropped from the outbox before anything is waited for.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use super::{Opening, Sessions};
 use crate::{
-    hub::Position,
+    hub::{Outbox, Position},
     metrics::ByOutcome,
     protocol::{
-        cursor::Cursor,
+        cursor::{Cursor, Epoch},
         server_frame::{Discontinuity, EventsFrame, Ready},
         snapshot::Snapshot,
     },
     store::replay::{Replay, ReplayError},
+    types::BatchNumber,
 };
 
 /// Why a session could not find its place.
@@ -32,15 +33,22 @@ pub(super) enum AttachError {
 pub(super) struct Attached {
     pub(super) ready: Ready,
     pub(super) replayed: VecDeque<EventsFrame>,
-    /// Live deliveries up to and including this position's batch are in the replay, or before the session's time.
-    pub(super) position: Arc<Position>,
+    /// Names the log.
+    pub(super) epoch: Epoch,
+    /// The last batch that is not the live stream's.
+    pub(super) batch: BatchNumber,
     /// What the client has seen already and the feed has not.
     pub(super) ahead: Option<Arc<Snapshot>>,
 }
 
 /// Finds the place of a session that has entered the hub.
-pub(super) async fn attach(sessions: &Sessions, opening: &Opening) -> Result<Attached, AttachError> {
+pub(super) async fn attach(
+    sessions: &Sessions,
+    opening: &Opening,
+    outbox: &Outbox,
+) -> Result<Attached, AttachError> {
     let position = sessions.hub.position.newest().ok_or(AttachError::NoPosition)?;
+    outbox.begin_after(position.batch);
     let outcome = match &opening.cursor {
         None => None,
         Some(Err(_)) => Some(Err(Discontinuity::Malformed)),
@@ -74,7 +82,8 @@ pub(super) async fn attach(sessions: &Sessions, opening: &Opening) -> Result<Att
     Ok(Attached {
         ready,
         replayed,
-        position,
+        epoch: position.epoch.clone(),
+        batch: position.batch,
         ahead,
     })
 }

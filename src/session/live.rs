@@ -22,12 +22,16 @@ use super::{
 };
 use crate::{
     auth::{AuthError, Identity, Token},
-    hub::{Delivery, Outbox, Position, outbox::Next},
+    hub::{Delivery, Outbox, outbox::Next},
     metrics::{ByReason, observe},
     protocol::{
-        client_frame::ClientFrame, close::CloseCode, cursor::Cursor, server_frame::EventsFrame,
+        client_frame::ClientFrame,
+        close::CloseCode,
+        cursor::{Cursor, Epoch},
+        server_frame::EventsFrame,
         snapshot::Snapshot,
     },
+    types::BatchNumber,
 };
 
 /// Frames that are handed to the transport before it is flushed. It bounds one session's turn, and the notes on
@@ -59,7 +63,9 @@ pub(super) struct Live<'a, T> {
     ready: Option<Outbound>,
     replayed: VecDeque<EventsFrame>,
     answers: VecDeque<Outbound>,
-    position: Arc<Position>,
+    epoch: Epoch,
+    /// The newest batch of which the client was sent anything.
+    reached: BatchNumber,
     ahead: Option<Arc<Snapshot>>,
     refresh: Option<BoxFuture<'a, Result<Identity, AuthError>>>,
     unflushed: Unflushed,
@@ -90,7 +96,8 @@ impl<'a, T: Transport> Live<'a, T> {
             ready: Some(Outbound::Ready(Box::new(attached.ready))),
             replayed: attached.replayed,
             answers: VecDeque::new(),
-            position: attached.position,
+            epoch: attached.epoch,
+            reached: attached.batch,
             ahead: attached.ahead,
             refresh: None,
             unflushed: Unflushed::default(),
@@ -228,14 +235,12 @@ impl<'a, T: Transport> Live<'a, T> {
         if !is_due || !has_everything {
             return;
         }
-        // The settled position is read before the outbox is looked at: then whatever it covers has been taken already.
+        // The settled position is read before the outbox is looked at: then whatever it covers has been taken already. A
+        // batch that is still being handed over is beyond it, and its own cursor is on its way.
         let Some(settled) = self.sessions.hub.position.settled() else {
             return;
         };
-        if self.outbox.is_empty()
-            && settled.epoch == self.position.epoch
-            && settled.batch >= self.position.batch
-        {
+        if self.outbox.is_empty() && settled.epoch == self.epoch && settled.batch >= self.reached {
             self.cursor_sent = now;
             self.answers.push_back(Outbound::Standing(settled.cursor()));
         }
@@ -318,9 +323,7 @@ impl<'a, T: Transport> Live<'a, T> {
 
     /// A delivery as this client is to see it, or nothing if it has seen all of it.
     fn admit(&mut self, delivery: Arc<Delivery>) -> Option<Outbound> {
-        if delivery.batch <= self.position.batch {
-            return None;
-        }
+        self.reached = delivery.batch;
         let Some(seen) = &self.ahead else {
             return Some(Outbound::Live(delivery));
         };
@@ -328,7 +331,7 @@ impl<'a, T: Transport> Live<'a, T> {
         let covered = delivery.snapshot.covers(seen);
         let cursor = (covered && delivery.frame.carries_cursor()).then(|| {
             let cursor = Cursor {
-                epoch: self.position.epoch.clone(),
+                epoch: self.epoch.clone(),
                 snapshot: Arc::clone(&delivery.snapshot),
             };
             cursor.to_string()

@@ -11,7 +11,8 @@ pub mod transport;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 pub use self::{
     rhythm::RhythmConfig,
@@ -33,6 +34,10 @@ use crate::{
 /// what stands before the close frame; ten seconds give it the chance, and bound what the session still holds.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a closing transport may still take once all sessions have been closed and the process waits for nothing
+/// else. The close frame is on its way by then; a client that it never reaches comes back all the same.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// What all sessions of a gateway share.
 #[derive(Debug)]
 pub struct Sessions {
@@ -48,6 +53,10 @@ pub struct Sessions {
     pub rhythm: RhythmConfig,
     /// The bound of each session's outbox.
     pub outbox_bytes: usize,
+    /// Cancelled when a shutdown begins, before it looks for sessions to close.
+    pub draining: CancellationToken,
+    /// Cancelled when no session is left in the hub, and the process is about to end.
+    pub stopping: CancellationToken,
 }
 
 /// What a connection has proved and brought before its session begins.
@@ -89,6 +98,10 @@ impl Sessions {
         let end = {
             let _membership = Membership::enter(self, &opening, &outbox);
             let _counted = self.metrics.count_session(transport.protocol());
+            // Either the shutdown finds this session in the hub, or this session finds that it has begun.
+            if self.draining.is_cancelled() {
+                outbox.close(CloseCode::GoingAway);
+            }
             self.attached(&opening, &outbox, &mut transport).await
         };
         self.metrics
@@ -97,12 +110,21 @@ impl Sessions {
             .inc();
         tracing::debug!(end = end.label(), "the session ended");
         // The session has left the hub by now; closing takes as long as the peer takes, but not for ever.
-        let _closed = timeout(CLOSE_DEADLINE, transport.finish(end)).await;
+        tokio::select! {
+            _closed = timeout(CLOSE_DEADLINE, transport.finish(end)) => {}
+            () = self.last_words() => {}
+        }
         end
     }
 
+    /// Resolves a moment after the process has begun to end.
+    async fn last_words(&self) {
+        self.stopping.cancelled().await;
+        sleep(LAST_WORDS).await;
+    }
+
     async fn attached(&self, opening: &Opening, outbox: &Arc<Outbox>, transport: &mut impl Transport) -> End {
-        let attaching = attach::attach(self, opening);
+        let attaching = attach::attach(self, opening, outbox);
         // An outbox may overflow, or be closed by a drain, while the database is asked for what was missed.
         let attached = tokio::select! {
             biased;

@@ -6,8 +6,8 @@ use herald::dev::cluster::{Cluster, ClusterBuilder, ClusterError, Stop};
 use tokio_postgres::NoTls;
 
 use crate::{
-    postgres::{ask, execute},
     processes::{PATIENCE, lives, signal, until},
+    support::database::{ask, execute},
 };
 
 #[tokio::test]

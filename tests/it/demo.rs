@@ -20,8 +20,8 @@ use tokio::{
 };
 
 use crate::{
-    postgres::{ask, empty_database, execute},
     processes::{PATIENCE, lives, signal, until},
+    support::database::{Database, ask, execute},
 };
 
 const HERALD: &str = env!("CARGO_BIN_EXE_herald");
@@ -35,7 +35,7 @@ const EVERYTHING: &str = "select md5(string_agg(row::text, ' ' order by row::tex
 
 #[tokio::test]
 async fn loading_the_demo_twice_changes_nothing() {
-    let url = empty_database().await;
+    let url = Database::empty().await.url();
     let new = herald::dev::with_client(&url, demo::load).await.unwrap().unwrap();
     assert_eq!(
         ask(&url, "select count(*)::text from messages").await,
@@ -65,7 +65,7 @@ async fn loading_the_demo_twice_changes_nothing() {
 
 #[tokio::test]
 async fn the_demo_lets_people_see_only_their_own_messages() {
-    let url = empty_database().await;
+    let url = Database::empty().await.url();
     herald::dev::with_client(&url, demo::load).await.unwrap().unwrap();
     let alice = herald::dev::people::PEOPLE[0].id();
     let own = ask(

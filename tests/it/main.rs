@@ -4,16 +4,25 @@
     clippy::expect_used,
     reason = "clippy knows tests by their attribute, not what they call"
 )]
+#![allow(
+    clippy::float_cmp,
+    reason = "metrics are floats by their format, and the compared ones are counts"
+)]
 
 mod auth;
 mod cluster;
+mod cursors;
 mod delivery;
 mod demo;
 mod documents;
 mod healthcheck;
+mod limits;
 mod migrate;
-mod postgres;
+mod network;
 mod postgres_tls;
+mod process;
 mod processes;
+mod sessions;
 mod support;
 mod tail;
+mod tokens_at_the_door;

@@ -1,19 +1,13 @@
-//! One private Postgres for all tests that run at the same time; the last of them to end lets it go.
-
-use std::sync::{Arc, Weak};
+//! The private Postgres that all tests of this process share.
 
 use herald::dev::cluster::Cluster;
-use tokio::sync::Mutex;
+use tokio::sync::OnceCell;
 
-static SHARED: Mutex<Weak<Cluster>> = Mutex::const_new(Weak::new());
+static SHARED: OnceCell<Cluster> = OnceCell::const_new();
 
-/// The cluster that is running, or a new one.
-pub(crate) async fn shared() -> Arc<Cluster> {
-    let mut shared = SHARED.lock().await;
-    if let Some(cluster) = shared.upgrade() {
-        return cluster;
-    }
-    let cluster = Arc::new(Cluster::temporary().await.unwrap());
-    *shared = Arc::downgrade(&cluster);
-    cluster
+/// One for all. It ends with the process; tests that stop or restart Postgres need one of their own.
+pub(crate) async fn shared() -> &'static Cluster {
+    SHARED
+        .get_or_init(async || Cluster::temporary().await.unwrap())
+        .await
 }

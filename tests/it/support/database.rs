@@ -2,10 +2,7 @@
 
 use std::{
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -26,7 +23,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// An empty database, or one with the application in it.
 pub(crate) struct Database {
-    cluster: Arc<Cluster>,
+    cluster: &'static Cluster,
     name: String,
     tasks: Tasks,
 }
@@ -46,10 +43,10 @@ impl Database {
 
     /// A copy, as `create database ... template` makes it. Nobody may be connected to the original.
     pub(crate) async fn copy(&self) -> Self {
-        Self::made(Arc::clone(&self.cluster), &format!("template {}", self.name)).await
+        Self::made(self.cluster, &format!("template {}", self.name)).await
     }
 
-    async fn made(cluster: Arc<Cluster>, options: &str) -> Self {
+    async fn made(cluster: &'static Cluster, options: &str) -> Self {
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let database = Self {
             cluster,
@@ -185,6 +182,23 @@ impl Listener {
         }
         count
     }
+}
+
+/// Runs statements over a connection of their own.
+pub(crate) async fn execute(url: &str, statements: &str) {
+    herald::dev::with_client(url, async |client| client.batch_execute(statements).await)
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+/// The one text that a query answers.
+pub(crate) async fn ask(url: &str, query: &str) -> String {
+    herald::dev::with_client(url, async |client| client.query_one(query, &[]).await)
+        .await
+        .unwrap()
+        .unwrap()
+        .get(0)
 }
 
 /// Writes people into `profiles`.

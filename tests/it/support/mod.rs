@@ -4,6 +4,9 @@ pub(crate) mod cluster;
 pub(crate) mod database;
 pub(crate) mod follower;
 pub(crate) mod gateway;
+pub(crate) mod http;
+pub(crate) mod process;
+pub(crate) mod scene;
 pub(crate) mod socket;
 pub(crate) mod writers;
 

@@ -4,15 +4,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use futures::{SinkExt, StreamExt};
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async,
-    tungstenite::{
-        Error, Message,
-        client::IntoClientRequest,
-        http::{Request, Response},
-        protocol::CloseFrame,
-    },
+    MaybeTlsStream, WebSocketStream, client_async, connect_async,
+    tungstenite::{Error, Message, client::IntoClientRequest, http::Request, protocol::CloseFrame},
 };
 
 /// Longer than anything a client waits for should take, so that what hangs fails.
@@ -28,8 +23,8 @@ pub(crate) struct Socket {
 pub(crate) enum Heard {
     /// A text frame.
     Frame(Value),
-    /// The gateway closed, with code and reason.
-    Closed(u16, String),
+    /// The gateway closed, with this code.
+    Closed(u16),
     /// The connection ended without a close frame.
     Broken,
 }
@@ -61,6 +56,14 @@ impl Socket {
         })
     }
 
+    /// Opens a socket over a connection of one's own.
+    pub(crate) async fn open_on(stream: TcpStream, request: Request<()>) -> Result<Self, Error> {
+        let stream = MaybeTlsStream::Plain(stream);
+        Ok(Self {
+            socket: Box::pin(client_async(request, stream)).await?.0,
+        })
+    }
+
     /// Opens a socket and reads its first frame, which has to be `ready`.
     pub(crate) async fn connect(address: SocketAddr, token: &str, cursor: Option<&str>) -> (Self, Value) {
         let mut socket = Self::open(address, token, cursor).await.unwrap();
@@ -71,44 +74,49 @@ impl Socket {
 
     /// As [`Self::connect`] with a cursor, but tries again while the gateway asks for that.
     pub(crate) async fn connect_patiently(address: SocketAddr, token: &str, cursor: &str) -> (Self, Value) {
-        let deadline = tokio::time::Instant::now() + AT_MOST;
+        let deadline = Instant::now() + AT_MOST;
         loop {
             if let Ok(mut socket) = Self::open(address, token, Some(cursor)).await
                 && let Heard::Frame(ready) = socket.hear().await
             {
                 return (socket, ready);
             }
-            assert!(
-                tokio::time::Instant::now() < deadline,
-                "the gateway did not let the client in"
-            );
-        }
-    }
-
-    /// The answer to a request that must not be upgraded.
-    pub(crate) async fn refused(request: Request<()>) -> Response<Option<Vec<u8>>> {
-        match Box::pin(connect_async(request)).await {
-            Err(Error::Http(response)) => *response,
-            Err(error) => panic!("neither opened nor refused: {error}"),
-            Ok(_) => panic!("the socket was opened"),
+            assert!(Instant::now() < deadline, "the gateway did not let the client in");
         }
     }
 
     /// What comes next. Pings are answered on the way.
     pub(crate) async fn hear(&mut self) -> Heard {
+        let deadline = Instant::now() + AT_MOST;
         loop {
-            let next = tokio::time::timeout(AT_MOST, self.socket.next())
+            let next = tokio::time::timeout_at(deadline, self.socket.next())
                 .await
                 .expect("nothing came");
             return match next {
                 Some(Ok(Message::Text(text))) => Heard::Frame(serde_json::from_str(&text).unwrap()),
-                Some(Ok(Message::Close(Some(CloseFrame { code, reason })))) => {
-                    Heard::Closed(code.into(), reason.to_string())
-                }
+                Some(Ok(Message::Close(Some(CloseFrame { code, .. })))) => Heard::Closed(code.into()),
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
                 Some(Ok(other)) => panic!("unexpected: {other:?}"),
                 Some(Err(_)) | None => Heard::Broken,
             };
+        }
+    }
+
+    /// Whatever comes next, pings too.
+    pub(crate) async fn message(&mut self) -> Option<Result<Message, Error>> {
+        tokio::time::timeout(AT_MOST, self.socket.next())
+            .await
+            .expect("nothing came")
+    }
+
+    /// The text of the next frame, as it was on the wire.
+    pub(crate) async fn text(&mut self) -> String {
+        loop {
+            match self.message().await {
+                Some(Ok(Message::Text(text))) => return text.to_string(),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                other => panic!("a frame was expected: {other:?}"),
+            }
         }
     }
 
@@ -140,7 +148,7 @@ impl Socket {
         loop {
             match self.hear().await {
                 Heard::Frame(_) => {}
-                Heard::Closed(code, _) => return code,
+                Heard::Closed(code) => return code,
                 Heard::Broken => panic!("the connection ended without a close frame"),
             }
         }
