@@ -289,3 +289,81 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for NativeSocket<S> {
         let _lingered = tokio::time::timeout(LINGER, drained).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::SystemTime};
+
+    use tokio_util::sync::CancellationToken;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        auth::{AuthConfig, Secret, Verifier},
+        hub::{Hub, Position},
+        metrics::Metrics,
+        postgres::{Settings, pool},
+        protocol::{close::CloseCode, cursor::Epoch, snapshot::Snapshot},
+        session::{RhythmConfig, Sessions},
+        store::replay::Replayer,
+        tasks::Tasks,
+        types::{BatchNumber, UserId},
+    };
+
+    /// Sessions of a gateway whose shutdown has begun. Nothing here asks the database.
+    async fn sessions_of_a_gateway_that_drains() -> Sessions {
+        let settings = Settings::parse("postgres://localhost/none").unwrap();
+        let pool = pool(&settings, 1, UPGRADE_DEADLINE).unwrap();
+        let auth = AuthConfig {
+            secret: Some(Secret::new("a secret that is long enough for HS256").unwrap()),
+            ..AuthConfig::default()
+        };
+        let hub = Arc::new(Hub::new(1));
+        hub.position.publish(Position {
+            epoch: Epoch::new("e").unwrap(),
+            batch: BatchNumber(1),
+            snapshot: Arc::new(Snapshot::new(9, 9, Vec::new()).unwrap()),
+        });
+        let draining = CancellationToken::new();
+        draining.cancel();
+        Sessions {
+            hub,
+            replayer: Replayer::new(pool, 1, UPGRADE_DEADLINE),
+            verifier: Arc::new(Verifier::start(auth, &Tasks::new()).await.unwrap()),
+            metrics: Arc::new(Metrics::new()),
+            rhythm: RhythmConfig::default(),
+            outbox_bytes: 1 << 20,
+            draining,
+            stopping: CancellationToken::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_that_opens_after_the_shutdown_looked_for_sessions_closes_itself() {
+        let sessions = sessions_of_a_gateway_that_drains().await;
+        let opening = Opening {
+            session: SessionId::random(),
+            identity: Identity {
+                user: UserId(Uuid::nil()),
+                expires_at: SystemTime::now() + UPGRADE_DEADLINE,
+                claims: "{}".into(),
+            },
+            cursor: None,
+        };
+        let (near, far) = tokio::io::duplex(1024);
+        let socket = WebSocketStream::from_raw_socket(near, Role::Server, None).await;
+        let mut client = WebSocketStream::from_raw_socket(far, Role::Client, None).await;
+        let session = sessions.run(opening, NativeSocket { socket });
+        let said = async {
+            let Some(Ok(Message::Close(Some(frame)))) = client.next().await else {
+                panic!("no close frame came");
+            };
+            drop(client);
+            u16::from(frame.code)
+        };
+        let (end, code) = tokio::join!(session, said);
+        assert_eq!(end, End::Closed(CloseCode::GoingAway));
+        assert_eq!(code, CloseCode::GoingAway.number());
+        assert_eq!(sessions.hub.registry.sessions(), 0);
+    }
+}

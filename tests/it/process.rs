@@ -2,7 +2,7 @@
 //! a process that is killed.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::TcpListener,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -30,13 +30,6 @@ use crate::{
         wait_until, writers,
     },
 };
-
-async fn ready(address: SocketAddr) {
-    until("the gateway is ready", async || {
-        fetch(address, "/readyz").await.status == 200
-    })
-    .await;
-}
 
 /// A database with Herald in it and one person.
 async fn prepared(url: &str) -> UserId {
@@ -66,8 +59,7 @@ async fn a_signal_drains_the_gateway_and_it_exits_with_zero() {
     let person = prepared(&database.url()).await;
     for signal in ["TERM", "INT"] {
         let mut process = Process::serve(&database.url(), &[]);
-        let address = process.address().await;
-        ready(address).await;
+        let address = process.ready().await;
         let (mut socket, _) = Socket::connect(address, &token(person), None).await;
         process.signal(signal);
         assert_eq!(socket.close_code().await, 1001);
@@ -81,8 +73,7 @@ async fn a_second_signal_ends_the_process_at_once() {
     let database = Database::empty().await;
     prepared(&database.url()).await;
     let mut process = Process::serve(&database.url(), &[("HERALD_SHUTDOWN_GRACE", "10m")]);
-    let address = process.address().await;
-    ready(address).await;
+    let address = process.ready().await;
     // A request that never ends keeps the drain going for some time.
     let mut unfinished = TcpStream::connect(address).await.unwrap();
     unfinished.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
@@ -193,7 +184,7 @@ async fn a_postgres_that_is_away_is_waited_for_and_sessions_stay_open() {
     assert!(process.is_running());
 
     cluster.start_again().await.unwrap();
-    ready(address).await;
+    process.ready().await;
     let (mut socket, greeting) = Socket::connect(address, &token(person), None).await;
     write(&url, person, "it works").await;
     assert_eq!(content(&socket.events(1).await.0[0]), "it works");
@@ -216,7 +207,7 @@ async fn a_postgres_that_is_away_is_waited_for_and_sessions_stay_open() {
         cluster.start_again().await.unwrap();
         write(&url, person, "the moment it is back").await;
         assert_eq!(content(&socket.events(1).await.0[0]), "the moment it is back");
-        ready(address).await;
+        process.ready().await;
     }
     let page = fetch(address, "/metrics").await.body;
     assert!(page.contains("herald_feed_discontinuities_total 0\n"), "{page}");
@@ -232,8 +223,7 @@ async fn a_gateway_that_is_killed_and_started_again_loses_nothing() {
     let people = people::<PEOPLE>(&database.connect().await).await;
     let seed = rand::random();
     let mut process = Process::serve(&database.url(), &[]);
-    let address = process.address().await;
-    ready(address).await;
+    let address = process.ready().await;
     let addresses = Arc::new(Mutex::new(vec![address]));
     let (devices, writing, enough) = (Tasks::new(), Tasks::new(), CancellationToken::new());
     let followers: Vec<_> = (0..)
@@ -306,8 +296,7 @@ async fn a_gateway_whose_database_is_refused_later_stays_and_says_so() {
     )
     .await;
     let process = Process::serve(&database.url_as(&role), &[]);
-    let address = process.address().await;
-    ready(address).await;
+    let address = process.ready().await;
     let (mut socket, _) = Socket::connect(address, &token(person), None).await;
     execute(
         &database.url(),
@@ -322,5 +311,5 @@ async fn a_gateway_whose_database_is_refused_later_stays_and_says_so() {
     write(&database.url(), person, "meanwhile").await;
     execute(&database.url(), &format!("alter role {role} login")).await;
     assert_eq!(content(&socket.events(1).await.0[0]), "meanwhile");
-    ready(address).await;
+    process.ready().await;
 }

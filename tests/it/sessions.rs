@@ -160,7 +160,7 @@ async fn what_a_client_must_not_send_closes_with_a_code_that_arrives() {
     let (mut socket, _) = connect().await;
     let piece = [b'x'; 120];
     let mut bytes = raw_frame(false, TEXT, &piece);
-    for _ in 0..64 * 1024 / piece.len() + 1 {
+    for _ in 0..=64 * 1024 / piece.len() {
         bytes.extend(raw_frame(false, CONTINUATION, &piece));
     }
     socket.stream().write_all(&bytes).await.unwrap();
@@ -605,6 +605,23 @@ async fn a_change_has_the_form_of_the_protocol_and_the_row_is_as_postgres_prints
         "{seqs:?}"
     );
 
+    scene.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_whose_product_goes_changes_its_conversation_and_a_deleted_one_is_named() {
+    let scene = Scene::<2>::new().await;
+    let [alice, bob] = scene.people;
+    let message = scene.write(alice, bob, "about a lamp").await;
+    scene
+        .execute(&format!(
+            "insert into products (id, title, price) values ('{PRODUCT}', 'A lamp', 1); \
+             update public.messages set product_id = '{PRODUCT}'"
+        ))
+        .await;
+    scene.caught_up().await;
+    let (mut hers, _) = scene.connect(alice).await;
+    let (mut his, _) = scene.connect(bob).await;
     // The product goes, and the message stays in the conversation without one.
     scene.execute("delete from public.products").await;
     for (socket, other) in [(&mut hers, bob), (&mut his, alice)] {
@@ -748,13 +765,12 @@ async fn ten_thousand_rows_of_one_statement_reach_each_of_many_users() {
     let received = join_all(sockets.into_iter().map(async |(mut socket, _)| {
         let (events, cursor) = socket.events(200).await;
         // Whoever has all of a batch before its end is sent the cursor by itself.
-        let cursor = match cursor {
-            Some(cursor) => cursor,
-            None => {
-                let frame = socket.frame().await;
-                assert_eq!(frame["events"], json!([]), "{frame}");
-                frame["cursor"].as_str().unwrap().to_owned()
-            }
+        let cursor = if let Some(cursor) = cursor {
+            cursor
+        } else {
+            let frame = socket.frame().await;
+            assert_eq!(frame["events"], json!([]), "{frame}");
+            frame["cursor"].as_str().unwrap().to_owned()
         };
         (events, cursor)
     }))

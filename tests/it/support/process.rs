@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{database::AT_MOST, gateway::SECRET, wait_until};
+use super::{database::AT_MOST, gateway::SECRET, http, wait_until};
 use crate::processes;
 
 const HERALD: &str = env!("CARGO_BIN_EXE_herald");
@@ -60,6 +60,16 @@ impl Process {
         })
         .await;
         address.unwrap()
+    }
+
+    /// Waits until it is ready, and answers where it listens.
+    pub(crate) async fn ready(&self) -> SocketAddr {
+        let address = self.address().await;
+        processes::until("the gateway to be ready", async || {
+            http::fetch(address, "/readyz").await.status == 200
+        })
+        .await;
+        address
     }
 
     /// Sends a signal by its name.
