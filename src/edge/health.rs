@@ -8,8 +8,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
+use tokio::time::timeout;
+
 use super::Edge;
-use crate::{hub::FeedState, metrics::CONTENT_TYPE};
+use crate::{
+    hub::FeedState,
+    metrics::CONTENT_TYPE,
+    postgres::{Lent, PooledError},
+};
 
 /// How long the pool may take to answer `/readyz`. Probes commonly give up after a few seconds.
 const POOL_DEADLINE: Duration = Duration::from_secs(2);
@@ -41,19 +47,17 @@ pub(super) async fn ready(State(edge): State<Edge>) -> Response {
     }
 }
 
-async fn pool_answers(edge: &Edge) -> Result<(), String> {
+async fn pool_answers(edge: &Edge) -> Result<(), PooledError> {
     let asked = async {
-        let client = edge.pool.get().await.map_err(|error| error.to_string())?;
-        client
-            .simple_query("select 1")
-            .await
-            .map_err(|error| error.to_string())?;
-        Ok(())
+        let lent = Lent::from(&edge.pool).await?;
+        let answered = timeout(POOL_DEADLINE, lent.client().simple_query("select 1")).await;
+        lent.settle(answered, POOL_DEADLINE)
     };
-    match tokio::time::timeout(POOL_DEADLINE, asked).await {
-        Ok(answer) => answer,
-        Err(_) => Err(format!("no answer within {POOL_DEADLINE:?}")),
-    }
+    // Waiting for a connection counts, too: a pool that is used up is not ready.
+    let _answer = timeout(POOL_DEADLINE, asked)
+        .await
+        .map_err(|_| PooledError::Deadline(POOL_DEADLINE))??;
+    Ok(())
 }
 
 /// All metrics.

@@ -319,11 +319,11 @@ mod tests {
             ..AuthConfig::default()
         };
         let hub = Arc::new(Hub::new(1));
-        hub.position.publish(Position {
+        hub.position.publish(Arc::new(Position {
             epoch: Epoch::new("e").unwrap(),
             batch: BatchNumber(1),
-            snapshot: Arc::new(Snapshot::new(9, 9, Vec::new()).unwrap()),
-        });
+            snapshot: Arc::new(Snapshot::new(1, 9, 9, Vec::new()).unwrap()),
+        }));
         let draining = CancellationToken::new();
         draining.cancel();
         Sessions {

@@ -106,6 +106,7 @@ struct Greeting {
     pruned_before: u64,
     pruned_life: Life,
     now: Arc<Snapshot>,
+    log: u32,
     commit_times: bool,
 }
 
@@ -178,6 +179,7 @@ impl Feed {
             client,
             wire,
             greeting.now.life(),
+            greeting.log,
             greeting.commit_times,
             self.config.deadline,
         )
@@ -319,6 +321,7 @@ impl Feed {
                 LinkError::Postgres(error) => Failure::of(error, &self.settings),
                 LinkError::Closed | LinkError::Deadline(_) => Failure::Retryable(error.to_string()),
             },
+            FeedError::Read(ReadError::LogReplaced) => Failure::Retryable(error.to_string()),
             FeedError::Version { .. }
             | FeedError::Bookkeeping
             | FeedError::Read(ReadError::Row(_) | ReadError::NoSnapshot) => Failure::Fatal(error.to_string()),
@@ -373,6 +376,7 @@ impl Progress {
 /// What a new connection has to know before it reads.
 const GREETING: &str = "select herald.epoch() as epoch, state.schema_version, state.pruned_before::text, state.pruned_life, \
        pg_catalog.pg_current_snapshot()::text as now, herald.current_life() as life, \
+       'herald.log'::pg_catalog.regclass::oid as log, \
        pg_catalog.current_setting('track_commit_timestamp') = 'on' as commit_times, \
        pg_catalog.row_security_active('public.messages') as filtered, \
        (select pg_catalog.string_agg(relation::text, ', ') from herald.unwatched() as relation) as unwatched \
@@ -397,6 +401,7 @@ impl Greeting {
             pruned_before: xid(text("pruned_before")?).map_err(|_| FeedError::Bookkeeping)?,
             pruned_life: life_of("pruned_life")?,
             now: Arc::new(now),
+            log: row.try_get("log").map_err(|_| FeedError::Bookkeeping)?,
             commit_times: row.try_get("commit_times").map_err(|_| FeedError::Bookkeeping)?,
         })
     }

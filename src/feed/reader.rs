@@ -36,6 +36,9 @@ pub(super) enum ReadError {
     /// A row was not understood.
     #[error(transparent)]
     Row(#[from] RowError),
+    /// The log is another table than when the connection began: Herald was removed and installed again.
+    #[error("the log was replaced by another one")]
+    LogReplaced,
     /// The snapshot was not understood.
     #[error("the database answered without a snapshot")]
     NoSnapshot,
@@ -80,11 +83,13 @@ pub(super) struct Reader {
     statement: Statement,
     statement_since_a_crash: Statement,
     life: Life,
+    /// The log's object identifier when the connection began.
+    log: u32,
     deadline: Duration,
 }
 
 impl Reader {
-    /// Prepares the statement on a connection of this life. `commit_times` says whether the database keeps the times of commits.
+    /// Prepares the statement on a connection of this life to this log. `commit_times` says whether the database keeps the times of commits.
     ///
     /// # Cancel safety
     /// Safe.
@@ -92,6 +97,7 @@ impl Reader {
         client: &Client,
         wire: &mut Wire,
         life: Life,
+        log: u32,
         commit_times: bool,
         deadline: Duration,
     ) -> Result<Self, LinkError> {
@@ -103,6 +109,7 @@ impl Reader {
             statement,
             statement_since_a_crash,
             life,
+            log,
             deadline,
         })
     }
@@ -136,6 +143,10 @@ impl Reader {
             .drive(self.deadline, rows.try_next())
             .await?
             .ok_or(ReadError::NoSnapshot)?;
+        // Postgres plans a prepared statement anew when its table was replaced, so that nothing fails by itself.
+        if first.try_get::<_, u32>("log").map_err(RowError::from)? != self.log {
+            return Err(ReadError::LogReplaced);
+        }
         let snapshot = match &span.handed {
             Some(handed) => Arc::clone(&handed.until),
             None => Arc::new(snapshot(self.life, &first)?),
@@ -230,7 +241,8 @@ fn statement(unseen: &str, commit_times: bool) -> String {
     };
     format!(
         "select case when coalesce(events.ordinal, 1) = 1 \
-             then pg_catalog.pg_current_snapshot()::text end as snapshot, events.* \
+             then pg_catalog.pg_current_snapshot()::text end as snapshot, \
+             'herald.log'::pg_catalog.regclass::oid as log, events.* \
          from (values ($2::int8)) as head left join ( \
            select fresh.ordinal, {EVENT_COLUMNS}, \
              extract(epoch from pg_catalog.clock_timestamp() - {committed})::float8 as age \

@@ -7,12 +7,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use deadpool_postgres::{Pool, PoolError};
+use deadpool_postgres::Pool;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
+use crate::{
+    metrics::Metrics,
+    postgres::{Lent, PooledError},
+};
 
 /// Rows that one statement deletes. A batch takes some ten milliseconds, so that no lock and no pause is noticed.
 const PRUNE_ROWS: i64 = 5_000;
@@ -31,17 +34,6 @@ const ROUND_MAX: Duration = Duration::from_secs(60);
 
 /// A round is never nearer than this, however short the retention.
 const ROUND_MIN: Duration = Duration::from_millis(100);
-
-/// Why a round was not finished.
-#[derive(Debug, thiserror::Error)]
-enum RoundError {
-    #[error("no connection: {0}")]
-    Pool(#[from] PoolError),
-    #[error("{0}")]
-    Query(#[from] tokio_postgres::Error),
-    #[error("no answer within {DEADLINE:?}")]
-    Deadline,
-}
 
 /// The upkeep of the log by one gateway.
 #[derive(Debug)]
@@ -81,7 +73,7 @@ impl Retention {
         }
     }
 
-    async fn round(&self) -> Result<(), RoundError> {
+    async fn round(&self) -> Result<(), PooledError> {
         self.mark().await?;
         for _ in 0..PRUNE_BATCHES_MAX {
             if self.prune_batch().await? < PRUNE_ROWS {
@@ -92,7 +84,7 @@ impl Retention {
     }
 
     /// Takes a mark if the newest one is old enough, and forgets those that no question needs any more.
-    async fn mark(&self) -> Result<(), RoundError> {
+    async fn mark(&self) -> Result<(), PooledError> {
         let keep = self.keep.as_secs_f64();
         let step = keep / f64::from(MARKS_PER_RETENTION);
         self.ask(MARK, &[(&keep, Type::FLOAT8), (&step, Type::FLOAT8)])
@@ -101,7 +93,7 @@ impl Retention {
     }
 
     /// Deletes one batch and answers how many rows it held.
-    async fn prune_batch(&self) -> Result<i64, RoundError> {
+    async fn prune_batch(&self) -> Result<i64, PooledError> {
         let keep = self.keep.as_secs_f64();
         let rows = self
             .ask(PRUNE, &[(&keep, Type::FLOAT8), (&PRUNE_ROWS, Type::INT8)])
@@ -111,7 +103,7 @@ impl Retention {
         Ok(pruned)
     }
 
-    async fn measure(&self) -> Result<(), RoundError> {
+    async fn measure(&self) -> Result<(), PooledError> {
         if let Some(row) = self.ask(MEASURE, &[]).await?.first() {
             self.metrics.log_bytes.set(row.try_get(0)?);
             self.metrics.log_rows.set(row.try_get(1)?);
@@ -124,11 +116,10 @@ impl Retention {
         &self,
         statement: &str,
         parameters: &[(&(dyn ToSql + Sync), Type)],
-    ) -> Result<Vec<tokio_postgres::Row>, RoundError> {
-        let client = self.pool.get().await?;
-        Ok(timeout(DEADLINE, client.query_typed(statement, parameters))
-            .await
-            .map_err(|_| RoundError::Deadline)??)
+    ) -> Result<Vec<tokio_postgres::Row>, PooledError> {
+        let lent = Lent::from(&self.pool).await?;
+        let answered = timeout(DEADLINE, lent.client().query_typed(statement, parameters)).await;
+        lent.settle(answered, DEADLINE)
     }
 }
 

@@ -15,7 +15,8 @@ mod tls;
 
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
+use tokio::time::error::Elapsed;
 use tokio_postgres::{Client, Config, Socket, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -117,6 +118,66 @@ pub fn pool(settings: &Settings, size: usize, wait: Duration) -> Result<Pool, de
         .create_timeout(Some(POOL_CONNECT_DEADLINE))
         .recycle_timeout(Some(wait))
         .build()
+}
+
+/// Why a question to a connection of the pool has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum PooledError {
+    /// No connection, or none in time.
+    #[error("no connection: {0}")]
+    Pool(#[from] PoolError),
+    /// The server refused, or the connection broke.
+    #[error("{}", failure::chain(.0))]
+    Query(#[from] tokio_postgres::Error),
+    /// No answer in time.
+    #[error("no answer within {0:?}")]
+    Deadline(Duration),
+}
+
+/// A connection of the pool, lent for one piece of work.
+///
+/// Work that did not come to an end takes its connection out of the pool: behind it may be a network that has gone
+/// silent, and whoever got it next would wait in vain, too.
+#[derive(Debug)]
+pub struct Lent {
+    connection: Object,
+}
+
+impl Lent {
+    /// Waits for a connection, within the pool's own bounds.
+    ///
+    /// # Errors
+    /// [`PooledError::Pool`].
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn from(pool: &Pool) -> Result<Self, PooledError> {
+        Ok(Self {
+            connection: pool.get().await?,
+        })
+    }
+
+    /// The connection itself.
+    pub fn client(&self) -> &Client {
+        &self.connection
+    }
+
+    /// Waits for an answer that was asked for on [`Self::client`], and gives the connection back.
+    ///
+    /// # Errors
+    /// [`PooledError::Query`], after which the connection is still good, or [`PooledError::Deadline`].
+    pub fn settle<T>(
+        self,
+        answered: Result<Result<T, tokio_postgres::Error>, Elapsed>,
+        deadline: Duration,
+    ) -> Result<T, PooledError> {
+        if let Ok(answer) = answered {
+            Ok(answer?)
+        } else {
+            drop(Object::take(self.connection));
+            Err(PooledError::Deadline(deadline))
+        }
+    }
 }
 
 /// The driver's configuration under a name, with the deadline shared out among the hosts.

@@ -196,11 +196,11 @@ impl<'a, T: Transport> Live<'a, T> {
                     })
                     .inc();
                 tracing::info!(reason = error.reason(), "a refresh was refused");
-                let expired = error == AuthError::Expired;
-                Err(End::Closed(if expired {
-                    CloseCode::TokenExpired
-                } else {
-                    CloseCode::Forbidden
+                Err(End::Closed(match error {
+                    AuthError::Expired => CloseCode::TokenExpired,
+                    // The token may be good: the client comes back and has it judged at the door.
+                    AuthError::KeysUnavailable => CloseCode::GoingAway,
+                    _ => CloseCode::Forbidden,
                 }))
             }
         }

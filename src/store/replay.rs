@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use deadpool_postgres::{Pool, PoolError};
+use deadpool_postgres::Pool;
 use futures::future::try_join3;
 use tokio_postgres::{
     Row,
@@ -18,6 +18,7 @@ use super::log::{
 };
 use crate::{
     hub::Position,
+    postgres::{Lent, PooledError},
     protocol::{
         cursor::Cursor,
         event::Event,
@@ -33,15 +34,9 @@ const REPLAY_BYTES_MAX: usize = 16 << 20;
 /// Why no answer could be had. The client is asked to come back; nothing was sent to it.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// No connection, or none in time.
-    #[error("no connection for the replay: {0}")]
-    Pool(#[from] PoolError),
-    /// The question failed.
+    /// The database did not answer.
     #[error("the replay failed: {0}")]
-    Query(#[from] tokio_postgres::Error),
-    /// The answer did not come in time.
-    #[error("the replay was not answered within {0:?}")]
-    Deadline(Duration),
+    Pooled(#[from] PooledError),
     /// The answer was not understood.
     #[error(transparent)]
     Row(#[from] RowError),
@@ -88,7 +83,7 @@ impl Replayer {
     /// [`ReplayError`] if the database did not answer; the client may try again with the same cursor.
     ///
     /// # Cancel safety
-    /// Safe: nothing is written, and a half-used connection is not handed out again.
+    /// Safe: nothing is written.
     pub async fn replay(&self, user: UserId, from: &Cursor, until: &Position) -> Result<Replay, ReplayError> {
         if from.epoch != until.epoch {
             return Ok(Replay::Discontinued(Discontinuity::UnknownEpoch));
@@ -96,9 +91,7 @@ impl Replayer {
         if from.snapshot == until.snapshot {
             return Ok(Replay::Resumed(Vec::new()));
         }
-        let rows = tokio::time::timeout(self.deadline, self.ask(user, from, until))
-            .await
-            .map_err(|_| ReplayError::Deadline(self.deadline))??;
+        let rows = self.ask(user, from, until).await?;
         let Some(first) = rows.first() else {
             return Err(ReplayError::Bookkeeping);
         };
@@ -112,7 +105,8 @@ impl Replayer {
     }
 
     async fn ask(&self, user: UserId, from: &Cursor, until: &Position) -> Result<Vec<Row>, ReplayError> {
-        let client = self.pool.get().await?;
+        let lent = Lent::from(&self.pool).await?;
+        let client = lent.client();
         let begin = format!(
             "begin; set local {}; set local statement_timeout = {}",
             PLAN_SETTINGS.join("; set local "),
@@ -136,12 +130,13 @@ impl Replayer {
         ];
         // The three are sent in one go, so that the transaction costs no further round trip. A transaction carries
         // the settings because a session's would not survive a transaction pooler.
-        let ((), rows, ()) = try_join3(
+        let asked = try_join3(
             client.batch_execute(&begin),
             client.query_typed(statement, &parameters),
             client.batch_execute("commit"),
-        )
-        .await?;
+        );
+        let answered = tokio::time::timeout(self.deadline, asked).await;
+        let ((), rows, ()) = lent.settle(answered, self.deadline)?;
         Ok(rows)
     }
 }

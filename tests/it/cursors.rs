@@ -150,7 +150,8 @@ async fn a_cursor_of_another_database_or_of_a_former_installation_is_of_an_unkno
     migrate::install(&mut client, Duration::from_secs(30))
         .await
         .unwrap();
-    end_feeds(&client).await;
+    // The feed is still connected, and has nothing but its next look to notice by.
+    client.batch_execute("notify herald").await.unwrap();
     // Who was connected is told to come back, since it cannot be known what went past the log meanwhile.
     assert_eq!(open.close_code().await, 1001);
     leads_nowhere(&scene, alice, cursor_of(&ready), "unknown_epoch").await;
