@@ -8,18 +8,39 @@
 --
 -- An unlogged sequence is exactly what is needed to notice a crash: recovery resets it, a clean restart does not, it
 -- costs no WAL, and it does not wait for anybody's transaction to end. Whoever finds it reset gives the new life its
--- number: the oldest transaction that is running. No log row of the new life has a lower number, because whoever wrote
--- one earlier has not found the sequence reset, or is running still; and no committed transaction of the old life has
--- one as high, because commits do reach the disk. The snapshot is taken before the sequence is read (one statement), so
--- that of two who find it reset at once, neither gives a number above the other's transaction.
+-- number: the oldest transaction that is running. Every writer asks for the life before it writes to the log, so no log
+-- row of the new life is older than its number; and no committed transaction of the old life has one as high, because
+-- commits do reach the disk. (With synchronous_commit off they need not. What such a commit had delivered before it was
+-- lost cannot be taken back.) Two crashes without a single durable transaction in between could give one number twice;
+-- nothing was logged in the first of those lives that could be mistaken.
 
 create unlogged sequence if not exists herald.life;
 
+-- Only one of those who find the sequence reset may give the number: a second one, given a moment later, would be
+-- another. The lock belongs to the session and not to the transaction, so that it is held for microseconds and nobody
+-- waits for the end of somebody's transaction. Its key is "Herald" in ASCII and the number two.
 create or replace function herald.current_life() returns bigint
-language sql volatile security definer
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $herald$
-  select case when is_called then last_value
-              else setval('herald.life', pg_snapshot_xmin(pg_current_snapshot())::text::bigint) end
-    from herald.life
+declare
+  known bigint;
+begin
+  select last_value into known from herald.life where is_called;
+  if found then
+    return known;
+  end if;
+  perform pg_advisory_lock(5216701506134474754);
+  begin
+    select last_value into known from herald.life where is_called;
+    if not found then
+      known := setval('herald.life', pg_snapshot_xmin(pg_current_snapshot())::text::bigint);
+    end if;
+  exception when others or query_canceled then
+    perform pg_advisory_unlock(5216701506134474754);
+    raise;
+  end;
+  perform pg_advisory_unlock(5216701506134474754);
+  return known;
+end
 $herald$;

@@ -14,7 +14,7 @@ use crate::{
     hub::{Delivery, Hub, Position},
     metrics::{ByOperation, Metrics},
     protocol::{
-        event::Event,
+        event::{Event, Operation},
         server_frame::{EventsFrame, EventsFrameBuilder},
     },
     types::UserId,
@@ -59,14 +59,9 @@ impl Fanout {
     /// Hands over some events of a published batch, in the order given. With `is_last`, the batch ends here.
     /// `committed` is when the oldest of the events was committed.
     pub fn hand_over(&self, outgoing: &mut Outgoing, events: &[Event], committed: Instant, is_last: bool) {
+        self.count(events);
         let mut builders: HashMap<UserId, EventsFrameBuilder> = HashMap::new();
         for event in events {
-            self.metrics
-                .events_read
-                .get_or_create(&ByOperation {
-                    operation: event.operation.name(),
-                })
-                .inc();
             for user in event.users().filter(|user| self.hub.registry.is_present(*user)) {
                 let builder = builders.entry(user).or_default();
                 if builder.is_full() {
@@ -86,6 +81,18 @@ impl Fanout {
                 self.deliver(outgoing, user, frame, committed);
             }
             self.hub.position.settle(Arc::clone(&outgoing.position));
+        }
+    }
+
+    fn count(&self, events: &[Event]) {
+        for operation in Operation::ALL {
+            let count = events.iter().filter(|event| event.operation == operation).count() as u64;
+            if count > 0 {
+                let counter = self.metrics.events_read.get_or_create_owned(&ByOperation {
+                    operation: operation.name(),
+                });
+                counter.inc_by(count);
+            }
         }
     }
 

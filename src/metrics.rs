@@ -95,6 +95,8 @@ pub struct Metrics {
     pub log_bytes: Gauge,
     /// Log rows removed because they were older than the retention.
     pub log_pruned: Counter,
+    /// Rounds of marking, pruning and measuring the log that failed.
+    pub log_upkeep_failures: Counter,
     /// Share of Postgres's notification queue in use, from 0 to 1.
     pub notification_queue_usage: Gauge<f64, AtomicU64>,
     /// Requests whose token was missing or refused.
@@ -142,6 +144,7 @@ impl Metrics {
             log_rows: Gauge::default(),
             log_bytes: Gauge::default(),
             log_pruned: Counter::default(),
+            log_upkeep_failures: Counter::default(),
             notification_queue_usage: Gauge::default(),
             auth_failures: Family::default(),
         };
@@ -241,6 +244,11 @@ impl Metrics {
             "log_pruned",
             "Log rows removed by retention",
             self.log_pruned.clone(),
+        );
+        registry.register(
+            "log_upkeep_failures",
+            "Rounds of pruning and measuring that failed",
+            self.log_upkeep_failures.clone(),
         );
         registry.register(
             "notification_queue_usage",

@@ -1,6 +1,7 @@
 //! Builds the parts of a gateway and joins them; no logic of its own.
 
 mod drain;
+mod vital;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -8,6 +9,7 @@ use deadpool_postgres::Pool;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
+use self::vital::Vital;
 use crate::{
     auth::{AuthConfig, AuthConfigError, Verifier},
     edge::{AllowedOrigins, Edge, acceptor::Acceptor, refusing_router, router},
@@ -136,6 +138,7 @@ impl App {
             tasks: tasks.clone(),
             draining: draining.clone(),
             origins: Arc::new(config.origins.clone()),
+            probe: Arc::default(),
         };
         let acceptor = Acceptor {
             listener,
@@ -146,7 +149,6 @@ impl App {
             tasks: tasks.clone(),
             draining: draining.clone(),
         };
-        tasks.spawn("acceptor", acceptor.run());
         let (refuse, refused) = watch::channel(None);
         let app = Self {
             address,
@@ -157,11 +159,12 @@ impl App {
             draining,
             refused,
         };
-        app.start_feed(&config, pool, refuse);
+        app.start_vital("acceptor", &app.draining, &refuse, acceptor.run());
+        app.start_feed(&config, pool, &refuse);
         Ok(app)
     }
 
-    fn start_feed(&self, config: &AppConfig, pool: Pool, refuse: watch::Sender<Option<String>>) {
+    fn start_feed(&self, config: &AppConfig, pool: Pool, refuse: &watch::Sender<Option<String>>) {
         let metrics = || Arc::clone(&self.metrics);
         let settings = config.feed_settings.clone();
         let feed = Feed::new(
@@ -172,14 +175,43 @@ impl App {
             metrics(),
         );
         let stopping = self.tasks.stopping();
+        let vital = self.vital("feed", &stopping, refuse);
+        let running = stopping.clone();
         self.tasks.spawn("feed", async move {
-            if let Err(reason) = feed.run(stopping).await {
-                refuse.send_replace(Some(reason));
+            if let Err(reason) = feed.run(running).await {
+                vital.refuse(reason);
             }
         });
         let retention = Retention::new(pool, config.log_retention, metrics());
-        self.tasks
-            .spawn("retention", retention.run(self.tasks.stopping()));
+        self.start_vital("retention", &stopping, refuse, retention.run(stopping.clone()));
+    }
+
+    fn start_vital(
+        &self,
+        name: &'static str,
+        may_end: &CancellationToken,
+        refuse: &watch::Sender<Option<String>>,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let vital = self.vital(name, may_end, refuse);
+        self.tasks.spawn(name, async move {
+            let _vital = vital;
+            task.await;
+        });
+    }
+
+    fn vital(
+        &self,
+        name: &'static str,
+        may_end: &CancellationToken,
+        refuse: &watch::Sender<Option<String>>,
+    ) -> Vital {
+        Vital {
+            name,
+            may_end: may_end.clone(),
+            feed: self.feed.clone(),
+            refuse: refuse.clone(),
+        }
     }
 
     /// Where it listens.
@@ -202,8 +234,8 @@ impl App {
         &self.feed
     }
 
-    /// Waits for a reason for which the gateway cannot go on: its database refuses it until a person changes something,
-    /// and the feed has never begun. Does not resolve otherwise.
+    /// Waits for a reason for which the gateway cannot go on: its database refuses it until a person changes something, and
+    /// the feed has never begun; or a vital task ended by itself. Does not resolve otherwise.
     ///
     /// # Cancel safety
     /// Safe.

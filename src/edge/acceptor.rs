@@ -34,6 +34,10 @@ const HEADERS_BYTES_MAX: usize = 64 * 1024;
 /// itself; a client that does not finish its request must not use up the grace of the shutdown.
 const LAST_REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 
+/// The longest time that a connection may be used for requests. A peer that never reads its answers must not hold a
+/// place for ever; one that reads them, such as Prometheus, opens another connection. Sessions are not concerned.
+const REQUESTS_MAX: Duration = Duration::from_secs(300);
+
 /// Refusals that are under way at once; a connection beyond them is dropped without an answer.
 const REFUSALS_MAX: usize = 256;
 
@@ -115,7 +119,8 @@ impl Acceptor {
         router: &Router,
     ) {
         let id = ConnectionId(SessionId::random());
-        let span = tracing::info_span!("connection", request_id = %id, %peer);
+        // Of the highest level, so that whatever is logged has it.
+        let span = tracing::error_span!("connection", request_id = %id, %peer);
         // Events are small and must not wait for each other (RFC 896); the kernel may refuse only on a dead socket.
         let _set = stream.set_nodelay(true);
         let connection = Connection::new(stream, self.metrics.count_connection(), permit);
@@ -137,7 +142,7 @@ impl Acceptor {
             );
             let ended = tokio::select! {
                 ended = &mut serving => Ok(ended),
-                () = draining.cancelled() => {
+                () = until_it_has_to_end(&draining) => {
                     serving.as_mut().graceful_shutdown();
                     tokio::time::timeout(LAST_REQUEST_DEADLINE, serving).await
                 }
@@ -149,6 +154,11 @@ impl Acceptor {
         };
         self.tasks.spawn("connection", served.instrument(span));
     }
+}
+
+/// Resolves when a shutdown begins, or when a connection has been used for requests for long enough.
+async fn until_it_has_to_end(draining: &CancellationToken) {
+    let _elapsed = tokio::time::timeout(REQUESTS_MAX, draining.cancelled()).await;
 }
 
 /// Whether an accept failed because of the one connection that was being accepted (`accept(2)`, "Error handling").

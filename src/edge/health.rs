@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Edge;
 use crate::{
@@ -19,6 +19,12 @@ use crate::{
 
 /// How long the pool may take to answer `/readyz`. Probes commonly give up after a few seconds.
 const POOL_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long the pool's answer is good for.
+const PROBE_AGE: Duration = Duration::from_secs(1);
+
+/// When the pool was last asked, and what became of it.
+pub type Probe = tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>;
 
 /// `200` while the process lives.
 pub(super) async fn live() -> Response {
@@ -47,17 +53,27 @@ pub(super) async fn ready(State(edge): State<Edge>) -> Response {
     }
 }
 
-async fn pool_answers(edge: &Edge) -> Result<(), PooledError> {
+/// Whether the pool answers. One question at a time is asked, and its answer is good for a second, so that whoever can
+/// reach this path cannot use the pool up.
+async fn pool_answers(edge: &Edge) -> Result<(), String> {
+    let mut last = edge.probe.lock().await;
+    if let Some((asked, answer)) = &*last
+        && asked.elapsed() < PROBE_AGE
+    {
+        return answer.clone();
+    }
     let asked = async {
         let lent = Lent::from(&edge.pool).await?;
-        let answered = timeout(POOL_DEADLINE, lent.client().simple_query("select 1")).await;
+        let answered = timeout(POOL_DEADLINE, lent.client()?.simple_query("select 1")).await;
         lent.settle(answered, POOL_DEADLINE)
     };
     // Waiting for a connection counts, too: a pool that is used up is not ready.
-    let _answer = timeout(POOL_DEADLINE, asked)
-        .await
-        .map_err(|_| PooledError::Deadline(POOL_DEADLINE))??;
-    Ok(())
+    let answer = match timeout(POOL_DEADLINE, asked).await {
+        Ok(answer) => answer.map(|_| ()).map_err(|error: PooledError| error.to_string()),
+        Err(_) => Err(PooledError::Deadline(POOL_DEADLINE).to_string()),
+    };
+    *last = Some((Instant::now(), answer.clone()));
+    answer
 }
 
 /// All metrics.

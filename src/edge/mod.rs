@@ -7,7 +7,7 @@
 
 pub mod acceptor;
 mod connection;
-mod health;
+pub mod health;
 pub mod origin;
 mod problem;
 mod socket;
@@ -50,6 +50,8 @@ pub struct Edge {
     pub draining: CancellationToken,
     /// Whose pages may open a session.
     pub origins: Arc<AllowedOrigins>,
+    /// What the pool answered last.
+    pub probe: Arc<health::Probe>,
 }
 
 /// All routes of the gateway.

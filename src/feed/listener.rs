@@ -70,6 +70,10 @@ enum FeedError {
     Bookkeeping,
 }
 
+/// The first read of a connection may take this many deadlines: it may have a day's backlog to sort, and the greeting has
+/// just shown that the connection is alive.
+const FIRST_READ_DEADLINES: u32 = 8;
+
 /// The feed of one gateway.
 #[derive(Debug)]
 pub struct Feed {
@@ -141,7 +145,6 @@ impl Feed {
     /// Not safe: a batch may be half handed over. Stop it through the token.
     pub async fn run(mut self, stopping: CancellationToken) -> Result<(), String> {
         loop {
-            self.status.enter(FeedState::Connecting);
             let ended = tokio::select! {
                 biased;
                 () = stopping.cancelled() => return Ok(()),
@@ -185,8 +188,10 @@ impl Feed {
         )
         .await?;
         self.take_up(&greeting);
+        let mut patience = self.config.deadline * FIRST_READ_DEADLINES;
         loop {
-            self.read(&mut link, &reader).await?;
+            self.read(&mut link, &reader, patience).await?;
+            patience = self.config.deadline;
             if *self.status.current() != FeedState::Listening {
                 self.status.enter(FeedState::Listening);
                 self.backoff.reset();
@@ -198,12 +203,13 @@ impl Feed {
 
     async fn greet(&self, link: &mut Link) -> Result<Greeting, FeedError> {
         let deadline = self.config.deadline;
-        // The server gives up a little after the gateway has, so that a question nobody waits for does not run on.
+        // The server gives up when the gateway has, so that a question nobody waits for does not run on. The life is asked
+        // for before the greeting, whose snapshot must not be older than it.
         let set_up = format!(
             "set {}; set plan_cache_mode = force_generic_plan; set statement_timeout = {}; \
-             set idle_session_timeout = 0; listen herald",
+             set idle_session_timeout = 0; listen herald; select herald.current_life()",
             PLAN_SETTINGS.join("; set "),
-            deadline.as_millis() * 4,
+            (deadline * FIRST_READ_DEADLINES).as_millis(),
         );
         let (client, wire) = link.split();
         wire.drive(deadline, client.batch_execute(&set_up)).await?;
@@ -262,7 +268,6 @@ impl Feed {
         };
         let position = Arc::new(position);
         self.hub.position.publish(Arc::clone(&position));
-        self.hub.position.settle(position);
         self.progress = Some(Progress {
             epoch: greeting.epoch.clone(),
             batch,
@@ -279,17 +284,19 @@ impl Feed {
                 outbox.close(CloseCode::GoingAway);
             }
         }
+        // Only now: a session that is not closed yet must not take the new position for one that it has reached.
+        self.hub.position.settle(position);
     }
 
     /// Reads one batch and hands it over, chunk by chunk.
-    async fn read(&mut self, link: &mut Link, reader: &Reader) -> Result<(), FeedError> {
+    async fn read(&mut self, link: &mut Link, reader: &Reader, patience: Duration) -> Result<(), FeedError> {
         let Some(progress) = &mut self.progress else {
             return Err(FeedError::Bookkeeping);
         };
         let asked = Instant::now();
         self.metrics.feed_reads.inc();
         let (client, wire) = link.split();
-        let mut batch = reader.begin(client, wire, &progress.span()).await?;
+        let mut batch = reader.begin(client, wire, &progress.span(), patience).await?;
         let snapshot = Arc::clone(&batch.snapshot);
         let mut events = 0;
         loop {
@@ -321,7 +328,9 @@ impl Feed {
                 LinkError::Postgres(error) => Failure::of(error, &self.settings),
                 LinkError::Closed | LinkError::Deadline(_) => Failure::Retryable(error.to_string()),
             },
-            FeedError::Read(ReadError::LogReplaced) => Failure::Retryable(error.to_string()),
+            FeedError::Read(ReadError::LogReplaced | ReadError::Pruned) => {
+                Failure::Retryable(error.to_string())
+            }
             FeedError::Version { .. }
             | FeedError::Bookkeeping
             | FeedError::Read(ReadError::Row(_) | ReadError::NoSnapshot) => Failure::Fatal(error.to_string()),

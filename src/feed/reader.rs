@@ -16,7 +16,8 @@ use crate::{
         snapshot::{Life, Snapshot},
     },
     store::log::{
-        EVENT_COLUMNS, Logged, RowError, SEEN, UNSEEN, UNSEEN_SINCE_A_CRASH, life_parameter, read_event,
+        EVENT_COLUMNS, Logged, RowError, SEEN, UNSEEN, UNSEEN_SINCE_A_CRASH, life, life_parameter,
+        read_event, xid,
     },
 };
 
@@ -39,6 +40,9 @@ pub(super) enum ReadError {
     /// The log is another table than when the connection began: Herald was removed and installed again.
     #[error("the log was replaced by another one")]
     LogReplaced,
+    /// Rows that this gateway had not read are gone: it was suspended for longer than the retention.
+    #[error("the log was pruned past the last read")]
+    Pruned,
     /// The snapshot was not understood.
     #[error("the database answered without a snapshot")]
     NoSnapshot,
@@ -114,7 +118,8 @@ impl Reader {
         })
     }
 
-    /// Asks for a batch; answers with its snapshot once the first row is there.
+    /// Asks for a batch; answers with its snapshot once the first row is there, which may take `patience`: Postgres sorts
+    /// a backlog before it gives the first row away.
     ///
     /// # Cancel safety
     /// Not safe: the connection has to be given up, because the rest of the answer would follow.
@@ -123,6 +128,7 @@ impl Reader {
         client: &Client,
         wire: &'a mut Wire,
         span: &Span,
+        patience: Duration,
     ) -> Result<Batch<'a>, ReadError> {
         let same_life = span.since.life() == self.life;
         let statement = if same_life {
@@ -140,12 +146,18 @@ impl Reader {
             .await?;
         let mut rows = Box::pin(rows);
         let first = wire
-            .drive(self.deadline, rows.try_next())
+            .drive(patience, rows.try_next())
             .await?
             .ok_or(ReadError::NoSnapshot)?;
         // Postgres plans a prepared statement anew when its table was replaced, so that nothing fails by itself.
         if first.try_get::<_, u32>("log").map_err(RowError::from)? != self.log {
             return Err(ReadError::LogReplaced);
+        }
+        // The bookkeeping is of the same snapshot as the rows, so that what it does not tell of is there.
+        let pruned_before = xid(first.try_get("pruned_before").map_err(RowError::from)?)?;
+        let pruned_life = life(first.try_get("pruned_life").map_err(RowError::from)?)?;
+        if span.since.xmin() < pruned_before || span.since.life() < pruned_life {
+            return Err(ReadError::Pruned);
         }
         let snapshot = match &span.handed {
             Some(handed) => Arc::clone(&handed.until),
@@ -242,8 +254,9 @@ fn statement(unseen: &str, commit_times: bool) -> String {
     format!(
         "select case when coalesce(events.ordinal, 1) = 1 \
              then pg_catalog.pg_current_snapshot()::text end as snapshot, \
-             'herald.log'::pg_catalog.regclass::oid as log, events.* \
-         from (values ($2::int8)) as head left join ( \
+             'herald.log'::pg_catalog.regclass::oid as log, head.pruned_before::text, head.pruned_life, \
+             $2::int8 as since_life, events.* \
+         from herald.state as head left join ( \
            select fresh.ordinal, {EVENT_COLUMNS}, \
              extract(epoch from pg_catalog.clock_timestamp() - {committed})::float8 as age \
            from ( \

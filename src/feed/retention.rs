@@ -55,15 +55,21 @@ impl Retention {
     /// Safe: each statement is a transaction of its own.
     pub async fn run(self, stopping: CancellationToken) {
         let pause = (self.keep / MARKS_PER_RETENTION).clamp(ROUND_MIN, ROUND_MAX);
+        let mut told = None;
         loop {
             let next = Instant::now() + pause;
             tokio::select! {
                 () = stopping.cancelled() => return,
                 finished = self.round() => {
-                    if let Err(error) = finished {
-                        // The next round comes soon, and the feed reports an absent database already.
-                        tracing::debug!(%error, "the log was not pruned this time");
+                    let failed = finished.err().map(|error| error.to_string());
+                    if failed.is_some() {
+                        self.metrics.log_upkeep_failures.inc();
                     }
+                    // A reason that stays is told once: a log that is never pruned grows without end.
+                    if failed != told && let Some(reason) = &failed {
+                        tracing::warn!(%reason, "the log cannot be pruned");
+                    }
+                    told = failed;
                 }
             }
             tokio::select! {
@@ -118,7 +124,7 @@ impl Retention {
         parameters: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<Vec<tokio_postgres::Row>, PooledError> {
         let lent = Lent::from(&self.pool).await?;
-        let answered = timeout(DEADLINE, lent.client().query_typed(statement, parameters)).await;
+        let answered = timeout(DEADLINE, lent.client()?.query_typed(statement, parameters)).await;
         lent.settle(answered, DEADLINE)
     }
 }

@@ -134,14 +134,12 @@ pub enum PooledError {
     Deadline(Duration),
 }
 
-/// A connection of the pool, lent for one piece of work.
+/// A connection of the pool, lent for one question.
 ///
-/// Work that did not come to an end takes its connection out of the pool: behind it may be a network that has gone
-/// silent, and whoever got it next would wait in vain, too.
+/// Unless the question was answered, also if it was given up, the connection leaves the pool: behind it may be a network
+/// that has gone silent, and whoever got it next would wait in vain, too.
 #[derive(Debug)]
-pub struct Lent {
-    connection: Object,
-}
+pub struct Lent(Option<Object>);
 
 impl Lent {
     /// Waits for a connection, within the pool's own bounds.
@@ -152,30 +150,37 @@ impl Lent {
     /// # Cancel safety
     /// Safe.
     pub async fn from(pool: &Pool) -> Result<Self, PooledError> {
-        Ok(Self {
-            connection: pool.get().await?,
-        })
+        Ok(Self(Some(pool.get().await?)))
     }
 
-    /// The connection itself.
-    pub fn client(&self) -> &Client {
-        &self.connection
+    /// The connection itself, to ask the question on.
+    ///
+    /// # Errors
+    /// None before [`Self::settle`], which takes the loan away.
+    pub fn client(&self) -> Result<&Client, PooledError> {
+        let connection = self.0.as_ref().ok_or(PooledError::Pool(PoolError::Closed))?;
+        Ok(connection)
     }
 
-    /// Waits for an answer that was asked for on [`Self::client`], and gives the connection back.
+    /// Takes the answer, which was waited for until the deadline, and gives the connection back if there is one.
     ///
     /// # Errors
     /// [`PooledError::Query`], after which the connection is still good, or [`PooledError::Deadline`].
     pub fn settle<T>(
-        self,
+        mut self,
         answered: Result<Result<T, tokio_postgres::Error>, Elapsed>,
         deadline: Duration,
     ) -> Result<T, PooledError> {
-        if let Ok(answer) = answered {
-            Ok(answer?)
-        } else {
-            drop(Object::take(self.connection));
-            Err(PooledError::Deadline(deadline))
+        let answer = answered.map_err(|_| PooledError::Deadline(deadline))?;
+        self.0 = None;
+        Ok(answer?)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(unanswered) = self.0.take() {
+            drop(Object::take(unanswered));
         }
     }
 }

@@ -5,7 +5,8 @@
 /// Why a session ends from the gateway's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloseCode {
-    /// The gateway is shutting down, or lost its own continuity. Come back after a random 0–5 s, with the cursor.
+    /// The gateway is shutting down, lost its own continuity, could not ask its database what the client missed, or has
+    /// heard nothing from the client for too long. Come back after a random 0–5 s, with the cursor.
     GoingAway,
     /// A binary frame on a protocol of text.
     UnsupportedData,

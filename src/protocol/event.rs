@@ -17,6 +17,9 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Insert, Self::Update, Self::Delete];
+
     /// The name on the wire and in metrics.
     pub const fn name(self) -> &'static str {
         match self {

@@ -11,7 +11,7 @@ use crate::{
     hub::{Outbox, Position},
     metrics::ByOutcome,
     protocol::{
-        cursor::{Cursor, Epoch},
+        cursor::{Cursor, CursorError, Epoch},
         server_frame::{Discontinuity, EventsFrame, Ready},
         snapshot::Snapshot,
     },
@@ -45,11 +45,12 @@ pub(super) struct Attached {
 pub(super) async fn attach(
     sessions: &Sessions,
     opening: &Opening,
+    cursor: Option<Result<Cursor, CursorError>>,
     outbox: &Outbox,
 ) -> Result<Attached, AttachError> {
     let position = sessions.hub.position.newest().ok_or(AttachError::NoPosition)?;
     outbox.begin_after(position.batch);
-    let outcome = match &opening.cursor {
+    let outcome = match &cursor {
         None => None,
         Some(Err(_)) => Some(Err(Discontinuity::Malformed)),
         // Boxed, because the question to the database is large, and a session keeps room for it as long as it lives.

@@ -34,14 +34,14 @@ use crate::{
     types::BatchNumber,
 };
 
-/// Frames that are handed to the transport before it is flushed. It bounds one session's turn, and the notes on
-/// deliveries that wait for the flush.
+/// Frames that are handed to the transport before it is flushed. It bounds the notes on deliveries that wait for the
+/// flush.
 const FRAMES_PER_FLUSH: usize = 64;
 
 /// Answers that wait for a blocked transport. Nothing more is read from a client until they are written.
 const ANSWERS_MAX: usize = 16;
 
-/// A token that ends later than this is looked at again then; the clock of a timer does not reach for ever.
+/// A session ends after this time at the latest, as if its token had: the clock of a timer does not reach for ever.
 const EXPIRY_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Deliveries that the transport has taken and not yet flushed.
@@ -49,7 +49,8 @@ const EXPIRY_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 struct Unflushed {
     events: u64,
     committed: Vec<Instant>,
-    dirty: bool,
+    /// Since when there is anything; a transport that takes nothing for long is as good as gone.
+    since: Option<Instant>,
 }
 
 /// A live session. It is a future that ends with the session.
@@ -208,6 +209,14 @@ impl<'a, T: Transport> Live<'a, T> {
 
     fn poll_alarm(&mut self, context: &mut Context<'_>) -> Ended {
         loop {
+            // A peer may send pings and read nothing: that it is alive does not make it a reader.
+            let stalled = self
+                .unflushed
+                .since
+                .is_some_and(|since| self.rhythm.is_too_long(since.elapsed()));
+            if stalled {
+                return Err(End::Closed(CloseCode::Slow));
+            }
             match self.rhythm.due(Instant::now()) {
                 Due::Nothing => {}
                 Due::Close(code) => return Err(End::Closed(code)),
@@ -230,9 +239,8 @@ impl<'a, T: Transport> Live<'a, T> {
     fn renew_cursor(&mut self) {
         let now = Instant::now();
         let is_due = now.duration_since(self.cursor_sent) >= self.sessions.rhythm.cursor_age;
-        // A client that is ahead of the feed keeps its own cursor, and one that is behind gets a cursor with its events.
-        let has_everything = self.ready.is_none() && self.replayed.is_empty() && self.ahead.is_none();
-        if !is_due || !has_everything {
+        // A client that is behind gets a cursor with its events.
+        if !is_due || self.ready.is_some() || !self.replayed.is_empty() {
             return;
         }
         // The settled position is read before the outbox is looked at: then whatever it covers has been taken already. A
@@ -240,7 +248,14 @@ impl<'a, T: Transport> Live<'a, T> {
         let Some(settled) = self.sessions.hub.position.settled() else {
             return;
         };
-        if self.outbox.is_empty() && settled.epoch == self.epoch && settled.batch >= self.reached {
+        let is_reached = settled.epoch == self.epoch && settled.batch >= self.reached;
+        // A client that is ahead of the feed keeps its own cursor until the feed has caught up.
+        let covers = self
+            .ahead
+            .as_ref()
+            .is_none_or(|ahead| settled.snapshot.covers(ahead));
+        if is_reached && covers && self.outbox.is_empty() && self.outbox.closed().is_none() {
+            self.ahead = None;
             self.cursor_sent = now;
             self.answers.push_back(Outbound::Standing(settled.cursor()));
         }
@@ -251,7 +266,7 @@ impl<'a, T: Transport> Live<'a, T> {
         self.outbox.register(context);
         loop {
             let filled = self.fill(context)?;
-            if !self.unflushed.dirty {
+            if self.unflushed.since.is_none() {
                 return Ok(());
             }
             match Pin::new(&mut *self.transport).poll_flush(context) {
@@ -289,7 +304,7 @@ impl<'a, T: Transport> Live<'a, T> {
                     self.cursor_sent = Instant::now();
                 }
             }
-            self.unflushed.dirty = true;
+            self.unflushed.since.get_or_insert_with(Instant::now);
             Pin::new(&mut *self.transport)
                 .start_send(outbound)
                 .map_err(|TransportGone| End::Left)?;
@@ -361,7 +376,7 @@ impl<'a, T: Transport> Live<'a, T> {
         metrics
             .events_delivered
             .inc_by(std::mem::take(&mut self.unflushed.events));
-        self.unflushed.dirty = false;
+        self.unflushed.since = None;
     }
 }
 

@@ -93,8 +93,10 @@ impl Sessions {
     ///
     /// # Cancel safety
     /// Safe for the hub: a session that is dropped leaves it. The client then sees the connection break.
-    pub async fn run(&self, opening: Opening, mut transport: impl Transport) -> End {
+    pub async fn run(&self, mut opening: Opening, mut transport: impl Transport) -> End {
         let outbox = Arc::new(Outbox::new(self.outbox_bytes));
+        // A cursor may be long, and is of no use once the session has found its place.
+        let cursor = opening.cursor.take();
         let end = {
             let _membership = Membership::enter(self, &opening, &outbox);
             let _counted = self.metrics.count_session(transport.protocol());
@@ -102,7 +104,7 @@ impl Sessions {
             if self.draining.is_cancelled() {
                 outbox.close(CloseCode::GoingAway);
             }
-            self.attached(&opening, &outbox, &mut transport).await
+            self.attached(&opening, cursor, &outbox, &mut transport).await
         };
         self.metrics
             .sessions_closed
@@ -123,8 +125,14 @@ impl Sessions {
         sleep(LAST_WORDS).await;
     }
 
-    async fn attached(&self, opening: &Opening, outbox: &Arc<Outbox>, transport: &mut impl Transport) -> End {
-        let attaching = attach::attach(self, opening, outbox);
+    async fn attached(
+        &self,
+        opening: &Opening,
+        cursor: Option<Result<Cursor, CursorError>>,
+        outbox: &Arc<Outbox>,
+        transport: &mut impl Transport,
+    ) -> End {
+        let attaching = attach::attach(self, opening, cursor, outbox);
         // An outbox may overflow, or be closed by a drain, while the database is asked for what was missed.
         let attached = tokio::select! {
             biased;

@@ -147,8 +147,17 @@ impl Rhythm {
         Due::Nothing
     }
 
+    /// Whether a peer that shows no progress for this long is as good as gone.
+    pub fn is_too_long(&self, silence: Duration) -> bool {
+        silence >= self.silence_max()
+    }
+
+    fn silence_max(&self) -> Duration {
+        self.config.heartbeat * 5 / 2
+    }
+
     fn gone_at(&self) -> Instant {
-        self.heard + self.config.heartbeat * 5 / 2
+        self.heard + self.silence_max()
     }
 }
 

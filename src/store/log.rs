@@ -36,9 +36,18 @@ pub const EVENT_COLUMNS: &str = "fresh.seq, fresh.life, fresh.xid::text as xid, 
      case when fresh.op <> 'd' then (select pg_catalog.row_to_json(view)::text \
        from public.messages_realtime_view as view where view.id = fresh.message_id) end as row";
 
-/// Settings that make Postgres answer alike and fast on every connection: times in UTC, and plans by index whatever
-/// the statistics of a log that is empty now and large in a minute. To be preceded by `set` or `set local`.
-pub const PLAN_SETTINGS: [&str; 3] = ["timezone = 'UTC'", "jit = off", "enable_seqscan = off"];
+/// Settings that make Postgres answer alike and fast on every connection: times in UTC, and plans by index and without
+/// parallel workers, whatever the statistics of a log that is empty now and large in a minute. A plan for any snapshot
+/// takes a third of the log for unseen, and would start workers for a handful of rows. The view is asked for one row at a
+/// time, by primary keys; a hash join would read all products for each. To be preceded by `set` or `set local`.
+pub const PLAN_SETTINGS: [&str; 6] = [
+    "timezone = 'UTC'",
+    "jit = off",
+    "enable_seqscan = off",
+    "enable_hashjoin = off",
+    "enable_mergejoin = off",
+    "max_parallel_workers_per_gather = 0",
+];
 
 /// A row of the log could not be understood: the database holds something that this version does not know.
 #[derive(Debug, thiserror::Error)]

@@ -105,10 +105,8 @@ impl Replayer {
     }
 
     async fn ask(&self, user: UserId, from: &Cursor, until: &Position) -> Result<Vec<Row>, ReplayError> {
-        let lent = Lent::from(&self.pool).await?;
-        let client = lent.client();
         let begin = format!(
-            "begin; set local {}; set local statement_timeout = {}",
+            "begin; set local {}; set local statement_timeout = {}; select herald.current_life()",
             PLAN_SETTINGS.join("; set local "),
             self.deadline.as_millis(),
         );
@@ -128,6 +126,8 @@ impl Replayer {
             (&user.0, Type::UUID),
             (&(self.rows_max + 1), Type::INT8),
         ];
+        let lent = Lent::from(&self.pool).await?;
+        let client = lent.client()?;
         // The three are sent in one go, so that the transaction costs no further round trip. A transaction carries
         // the settings because a session's would not survive a transaction pooler.
         let asked = try_join3(

@@ -19,6 +19,7 @@ mod healthcheck;
 mod limits;
 mod migrate;
 mod network;
+mod plans;
 mod postgres_tls;
 mod process;
 mod processes;
