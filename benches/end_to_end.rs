@@ -282,7 +282,7 @@ impl Line {
 /// How often the gateway has read, by its own account and by that of Postgres.
 struct Reads {
     batches: u64,
-    reads: u64,
+    log_reads: u64,
     view_queries: Option<i64>,
 }
 
@@ -293,7 +293,7 @@ impl Reads {
                and query not like '%pg_stat_statements%'";
         Self {
             batches: gateway.metric("batches_total").await,
-            reads: gateway.metric("feed_reads_total").await,
+            log_reads: gateway.metric("feed_reads_total").await,
             view_queries: if counts {
                 Some(client.query_one(view_queries, &[]).await.unwrap().get(0))
             } else {
@@ -303,7 +303,7 @@ impl Reads {
     }
 
     fn print_until(&self, after: &Self) {
-        let (batches, reads) = (after.batches - self.batches, after.reads - self.reads);
+        let (batches, reads) = (after.batches - self.batches, after.log_reads - self.log_reads);
         println!("batches with events:               {batches}");
         println!("reads of the log (empty ones too): {reads}");
         match (self.view_queries, after.view_queries) {

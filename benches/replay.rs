@@ -142,10 +142,10 @@ impl Log {
             let of_user = own(who, missed, first, middle, transactions / 2);
             client.batch_execute(&of_user).await.unwrap();
         }
-        client
-            .batch_execute("vacuum analyze herald.log; vacuum analyze messages")
-            .await
-            .unwrap();
+        for table in ["herald.log", "messages"] {
+            let vacuum = format!("vacuum analyze {table}");
+            client.batch_execute(&vacuum).await.unwrap();
+        }
         let until = position_of(&client).await;
         Self {
             database,
