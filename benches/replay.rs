@@ -23,7 +23,7 @@ use deadpool_postgres::Pool;
 use herald::{
     hub::Position,
     postgres::{Settings, pool},
-    protocol::cursor::Cursor,
+    protocol::{cursor::Cursor, server_frame::EventsFrame},
     store::replay::{Replay, Replayer},
 };
 use tokio_postgres::{Client, types::Type};
@@ -89,7 +89,7 @@ async fn replayed(replayer: &Replayer, log: &Log, who: u32, missed: u32) {
     let Replay::Resumed(frames) = replay.unwrap() else {
         panic!("the cursor was not continued");
     };
-    let events: usize = frames.iter().map(|frame| frame.events()).sum();
+    let events: usize = frames.iter().map(EventsFrame::events).sum();
     assert_eq!(events, missed as usize);
 }
 
