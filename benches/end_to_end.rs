@@ -108,12 +108,12 @@ async fn run() -> ExitCode {
     connect(&gateway, &heard, &tasks).await;
     println!("machine: {}", machine(&database.version().await));
 
-    let before = Reads::so_far(&gateway, &setup, counts).await;
+    let before = Counted::so_far(&gateway, &setup, counts).await;
     let inserted = insert(&database).await;
     let expected = inserted.len();
     let arrived = arrivals(&mut sockets, 2 * expected).await;
     let bare = collect(&mut bare, expected, |arrived| vec![(arrived.what, arrived.at)]).await;
-    let after = Reads::so_far(&gateway, &setup, counts).await;
+    let after = Counted::so_far(&gateway, &setup, counts).await;
 
     before.print_until(&after);
     print_times(&inserted, &arrived, &bare)
@@ -280,20 +280,20 @@ impl Line {
 }
 
 /// How often the gateway has read, by its own account and by that of Postgres.
-struct Reads {
+struct Counted {
     batches: u64,
-    log_reads: u64,
+    reads: u64,
     view_queries: Option<i64>,
 }
 
-impl Reads {
+impl Counted {
     async fn so_far(gateway: &Gateway, client: &Client, counts: bool) -> Self {
         let view_queries = "select coalesce(sum(calls), 0)::bigint from pg_stat_statements \
              where query like '%messages_realtime_view%' and query like '%herald.log%' \
                and query not like '%pg_stat_statements%'";
         Self {
             batches: gateway.metric("batches_total").await,
-            log_reads: gateway.metric("feed_reads_total").await,
+            reads: gateway.metric("feed_reads_total").await,
             view_queries: if counts {
                 Some(client.query_one(view_queries, &[]).await.unwrap().get(0))
             } else {
@@ -303,7 +303,7 @@ impl Reads {
     }
 
     fn print_until(&self, after: &Self) {
-        let (batches, reads) = (after.batches - self.batches, after.log_reads - self.log_reads);
+        let (batches, reads) = (after.batches - self.batches, after.reads - self.reads);
         println!("batches with events:               {batches}");
         println!("reads of the log (empty ones too): {reads}");
         match (self.view_queries, after.view_queries) {
