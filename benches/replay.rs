@@ -239,5 +239,9 @@ fn own(who: u32, missed: u32, first: u64, middle: u64, transactions: u64) -> Str
     )
 }
 
-criterion_group!(benches, replay);
+criterion_group! {
+    name = benches;
+    config = support::brisk();
+    targets = replay
+}
 criterion_main!(benches);
