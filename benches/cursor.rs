@@ -42,5 +42,9 @@ fn codec(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, codec);
+criterion_group! {
+    name = benches;
+    config = support::brisk();
+    targets = codec
+}
 criterion_main!(benches);

@@ -143,5 +143,9 @@ fn assert_same(events: &[Event], parsed: &[Parsed], cursor: &str) {
     assert_eq!(ours, theirs);
 }
 
-criterion_group!(benches, encode);
+criterion_group! {
+    name = benches;
+    config = support::brisk();
+    targets = encode
+}
 criterion_main!(benches);

@@ -108,12 +108,12 @@ async fn run() -> ExitCode {
     connect(&gateway, &heard, &tasks).await;
     println!("machine: {}", machine(&database.version().await));
 
-    let before = Reads::so_far(&gateway, &setup, counts).await;
+    let before = Counted::so_far(&gateway, &setup, counts).await;
     let inserted = insert(&database).await;
     let expected = inserted.len();
     let arrived = arrivals(&mut sockets, 2 * expected).await;
     let bare = collect(&mut bare, expected, |arrived| vec![(arrived.what, arrived.at)]).await;
-    let after = Reads::so_far(&gateway, &setup, counts).await;
+    let after = Counted::so_far(&gateway, &setup, counts).await;
 
     before.print_until(&after);
     print_times(&inserted, &arrived, &bare)
@@ -271,22 +271,21 @@ impl Line {
                     self.told.push_back(notification.payload().parse().unwrap());
                 }
                 Some(Ok(_)) => {}
-                Some(Err(error)) => panic!("the bare listener lost its connection: {error}"),
-                // The next question fails.
-                None => return,
+                // The next question fails, or the rows that do not arrive are missed.
+                Some(Err(_)) | None => return,
             }
         }
     }
 }
 
 /// How often the gateway has read, by its own account and by that of Postgres.
-struct Reads {
+struct Counted {
     batches: u64,
     reads: u64,
     view_queries: Option<i64>,
 }
 
-impl Reads {
+impl Counted {
     async fn so_far(gateway: &Gateway, client: &Client, counts: bool) -> Self {
         let view_queries = "select coalesce(sum(calls), 0)::bigint from pg_stat_statements \
              where query like '%messages_realtime_view%' and query like '%herald.log%' \

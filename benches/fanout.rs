@@ -148,7 +148,6 @@ async fn session(outbox: Arc<Outbox>, awaited: Arc<Awaited>) {
 fn fanout(criterion: &mut Criterion) {
     let runtime = support::runtime();
     let mut group = criterion.benchmark_group("fan-out");
-    group.measurement_time(Duration::from_secs(4));
     for count in [1u32, 100, 10_000] {
         let deliveries = count as usize;
         group.throughput(Throughput::Elements(count.into()));
@@ -215,5 +214,9 @@ async fn bare(rounds: u64, count: usize) -> Duration {
     total
 }
 
-criterion_group!(benches, fanout);
+criterion_group! {
+    name = benches;
+    config = support::brisk();
+    targets = fanout
+}
 criterion_main!(benches);

@@ -97,7 +97,7 @@ async fn run() -> ExitCode {
     let open = gateway.metric(r#"sessions{protocol="native"}"#).await;
     assert_eq!(open, u64::from(CONNECTIONS), "connections were lost on the way");
 
-    let each = |after: u64| (after - before) as f64 / f64::from(CONNECTIONS);
+    let each = |after: u64| f64::from(u32::try_from(after - before).unwrap()) / f64::from(CONNECTIONS);
     println!("connections:                       {CONNECTIONS}");
     println!(
         "opened a second:                   {:.0}",

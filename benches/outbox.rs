@@ -72,5 +72,9 @@ fn delivery() -> Arc<Delivery> {
     })
 }
 
-criterion_group!(benches, outbox);
+criterion_group! {
+    name = benches;
+    config = support::brisk();
+    targets = outbox
+}
 criterion_main!(benches);

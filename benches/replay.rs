@@ -23,7 +23,7 @@ use deadpool_postgres::Pool;
 use herald::{
     hub::Position,
     postgres::{Settings, pool},
-    protocol::cursor::Cursor,
+    protocol::{cursor::Cursor, server_frame::EventsFrame},
     store::replay::{Replay, Replayer},
 };
 use tokio_postgres::{Client, types::Type};
@@ -89,7 +89,7 @@ async fn replayed(replayer: &Replayer, log: &Log, who: u32, missed: u32) {
     let Replay::Resumed(frames) = replay.unwrap() else {
         panic!("the cursor was not continued");
     };
-    let events: usize = frames.iter().map(|frame| frame.events()).sum();
+    let events: usize = frames.iter().map(EventsFrame::events).sum();
     assert_eq!(events, missed as usize);
 }
 
@@ -142,10 +142,10 @@ impl Log {
             let of_user = own(who, missed, first, middle, transactions / 2);
             client.batch_execute(&of_user).await.unwrap();
         }
-        client
-            .batch_execute("vacuum analyze herald.log; vacuum analyze messages")
-            .await
-            .unwrap();
+        for table in ["herald.log", "messages"] {
+            let vacuum = format!("vacuum analyze {table}");
+            client.batch_execute(&vacuum).await.unwrap();
+        }
         let until = position_of(&client).await;
         Self {
             database,
@@ -239,5 +239,9 @@ fn own(who: u32, missed: u32, first: u64, middle: u64, transactions: u64) -> Str
     )
 }
 
-criterion_group!(benches, replay);
+criterion_group! {
+    name = benches;
+    config = support::brisk();
+    targets = replay
+}
 criterion_main!(benches);

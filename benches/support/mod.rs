@@ -11,11 +11,21 @@ pub(crate) mod people;
 pub(crate) mod samples;
 pub(crate) mod socket;
 
+use std::time::Duration;
+
+use criterion::Criterion;
 use tokio::runtime::Runtime;
 
 /// Whether `cargo bench` runs this program. `cargo test --all-targets` starts it too, and has no use for a long run.
 pub(crate) fn is_asked_for() -> bool {
     std::env::args().any(|argument| argument == "--bench")
+}
+
+/// Shorter than criterion's own times, so that no benchmark takes more than about a minute.
+pub(crate) fn brisk() -> Criterion {
+    Criterion::default()
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3))
 }
 
 /// The runtime of a benchmark's own side, with as many threads as the gateway's.
