@@ -158,17 +158,23 @@ impl Feed {
                 return Err(reason);
             }
             let delay = self.backoff.next_delay(&mut rand::rng());
-            tracing::warn!(%reason, fatal = failure.is_fatal(), ?delay, "the feed lost its connection");
-            self.status.enter(if failure.is_fatal() {
-                FeedState::Refused(reason)
+            let fatal = failure.is_fatal();
+            let state = if fatal {
+                FeedState::Refused(reason.clone())
             } else {
-                FeedState::Waiting(reason)
-            });
+                FeedState::Waiting(reason.clone())
+            };
+            // A reason that stays is told once; an hour without a database should not fill the log.
+            if *self.status.current() == state {
+                tracing::debug!(%reason, fatal, ?delay, "the feed is still without a connection");
+            } else {
+                tracing::warn!(%reason, fatal, ?delay, "the feed has no connection and goes on trying");
+            }
+            self.status.enter(state);
             tokio::select! {
                 () = stopping.cancelled() => return Ok(()),
                 () = tokio::time::sleep(delay) => {}
             }
-            self.metrics.feed_reconnects.inc();
         }
     }
 
@@ -178,6 +184,9 @@ impl Feed {
         // Listening comes before the first look at the log: what is committed in between rings or is read.
         let greeting = self.greet(&mut link).await?;
         let (client, wire) = link.split();
+        if self.progress.is_some() {
+            self.metrics.feed_reconnects.inc();
+        }
         let reader = Reader::prepare(
             client,
             wire,
