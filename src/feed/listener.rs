@@ -20,13 +20,13 @@ use crate::{
     hub::{FeedState, FeedStatus, Hub, Position},
     metrics::{Metrics, observe},
     migrate::SCHEMA_VERSION,
-    postgres::{Failure, Settings},
+    postgres::{Failure, Settings, is_of_data},
     protocol::{
         close::CloseCode,
         cursor::Epoch,
         snapshot::{Life, Snapshot},
     },
-    store::log::{PLAN_SETTINGS, life, xid},
+    store::log::{PLAN_SETTINGS, ViewAccess, life, xid},
     types::BatchNumber,
 };
 
@@ -85,6 +85,8 @@ pub struct Feed {
     metrics: Arc<Metrics>,
     progress: Option<Progress>,
     backoff: Backoff,
+    /// How the next connection asks the view.
+    access: ViewAccess,
 }
 
 /// How far the feed has come.
@@ -132,6 +134,7 @@ impl Feed {
             metrics,
             progress: None,
             backoff: Backoff::new(config.backoff_base, config.backoff_cap),
+            access: ViewAccess::Direct,
         }
     }
 
@@ -151,6 +154,7 @@ impl Feed {
                 ended = self.connection() => ended,
             };
             let Err(error) = ended;
+            self.choose_access(&error);
             let failure = self.judge(&error);
             let reason = failure.reason().to_owned();
             if failure.is_fatal() && self.progress.is_none() {
@@ -178,6 +182,25 @@ impl Feed {
         }
     }
 
+    /// A row for which the view raises an error is stepped over by the next connection; the one after it asks directly
+    /// again.
+    fn choose_access(&mut self, error: &FeedError) {
+        let failed = match error {
+            FeedError::Link(LinkError::Postgres(error))
+            | FeedError::Read(ReadError::Link(LinkError::Postgres(error))) => is_of_data(error),
+            _ => false,
+        };
+        self.access = if failed && self.access == ViewAccess::Direct {
+            tracing::error!(
+                "messages_realtime_view raises an error for a message: such messages are not delivered; \
+                 the log of Postgres names them"
+            );
+            ViewAccess::Guarded
+        } else {
+            ViewAccess::Direct
+        };
+    }
+
     /// One connection, from its opening to its end.
     async fn connection(&mut self) -> Result<Infallible, FeedError> {
         let mut link = Link::open(&self.settings, self.config.deadline).await?;
@@ -193,6 +216,7 @@ impl Feed {
             greeting.now.life(),
             greeting.log,
             greeting.commit_times,
+            self.access,
             self.config.deadline,
         )
         .await?;

@@ -16,8 +16,8 @@ use crate::{
         snapshot::{Life, Snapshot},
     },
     store::log::{
-        EVENT_COLUMNS, Logged, RowError, SEEN, UNSEEN, UNSEEN_SINCE_A_CRASH, life, life_parameter,
-        read_event, xid,
+        Logged, RowError, SEEN, UNSEEN, UNSEEN_SINCE_A_CRASH, ViewAccess, event_columns, life,
+        life_parameter, read_event, xid,
     },
 };
 
@@ -103,10 +103,11 @@ impl Reader {
         life: Life,
         log: u32,
         commit_times: bool,
+        access: ViewAccess,
         deadline: Duration,
     ) -> Result<Self, LinkError> {
-        let normal = statement(UNSEEN, commit_times);
-        let since_a_crash = statement(UNSEEN_SINCE_A_CRASH, commit_times);
+        let normal = statement(UNSEEN, commit_times, access);
+        let since_a_crash = statement(UNSEEN_SINCE_A_CRASH, commit_times, access);
         let statement = wire.drive(deadline, client.prepare(&normal)).await?;
         let statement_since_a_crash = wire.drive(deadline, client.prepare(&since_a_crash)).await?;
         Ok(Self {
@@ -245,7 +246,8 @@ fn snapshot(life: Life, row: &Row) -> Result<Snapshot, ReadError> {
 ///
 /// `pg_current_snapshot()` is the snapshot of this very statement (one statement has one under READ COMMITTED), so
 /// that rows and snapshot agree. It stands in the first line only; with many transactions running it is long.
-fn statement(unseen: &str, commit_times: bool) -> String {
+fn statement(unseen: &str, commit_times: bool, access: ViewAccess) -> String {
+    let event_columns = event_columns(access);
     let committed = if commit_times {
         "coalesce(pg_catalog.pg_xact_commit_timestamp(fresh.xid::xid), fresh.logged_at)"
     } else {
@@ -257,7 +259,7 @@ fn statement(unseen: &str, commit_times: bool) -> String {
              'herald.log'::pg_catalog.regclass::oid as log, head.pruned_before::text, head.pruned_life, \
              $2::int8 as since_life, events.* \
          from herald.state as head left join ( \
-           select fresh.ordinal, {EVENT_COLUMNS}, \
+           select fresh.ordinal, {event_columns}, \
              extract(epoch from pg_catalog.clock_timestamp() - {committed})::float8 as age \
            from ( \
              select pg_catalog.row_number() over (order by log.seq) as ordinal, log.* from herald.log \

@@ -66,6 +66,13 @@ impl Failure {
     }
 }
 
+/// Whether a statement failed by what is in a row, and not by the state of the server or the connection: SQLSTATE classes
+/// 21 and 22 (data), 38, 39 and P0 (functions and what they raise).
+pub fn is_of_data(error: &Error) -> bool {
+    let class = error.code().and_then(|code| code.code().get(..2));
+    class.is_some_and(|class| ["21", "22", "38", "39", "P0"].contains(&class))
+}
+
 /// A driver's error with its causes, in one line and without data of the application.
 pub(super) fn chain(error: &Error) -> String {
     if let Some(told) = error.as_db_error() {

@@ -21,7 +21,7 @@ use tokio_postgres::{Client, Config, Socket, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use self::{
-    failure::Failure,
+    failure::{Failure, is_of_data},
     settings::{Settings, SettingsError, SslMode},
 };
 

@@ -29,12 +29,31 @@ pub const UNSEEN_SINCE_A_CRASH: &str = "(log.life > $2::int8 \
 pub const SEEN: &str = "(log.life < $4::int8 or log.life = $4::int8 \
      and pg_catalog.pg_visible_in_snapshot(log.xid, $3::text::pg_catalog.pg_snapshot))";
 
+/// How the view is asked for a message's row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ViewAccess {
+    /// As it is.
+    Direct,
+    /// Row by row, so that one for which the view raises an error counts as vanished. It is slower, and is used once
+    /// [`ViewAccess::Direct`] has failed with an error of data.
+    Guarded,
+}
+
 /// The columns of an event, for a relation `fresh` that has the columns of the log. The view is asked once a row, by
 /// primary key, and Postgres makes the JSON: a column added to the view reaches clients without a new build.
-pub const EVENT_COLUMNS: &str = "fresh.seq, fresh.life, fresh.xid::text as xid, fresh.op, fresh.message_id, fresh.sender_id, \
-     fresh.receiver_id, fresh.product_id, \
-     case when fresh.op <> 'd' then (select pg_catalog.row_to_json(view)::text \
-       from public.messages_realtime_view as view where view.id = fresh.message_id) end as row";
+pub fn event_columns(access: ViewAccess) -> String {
+    let row = match access {
+        ViewAccess::Direct => {
+            "(select pg_catalog.row_to_json(view)::text \
+               from public.messages_realtime_view as view where view.id = fresh.message_id)"
+        }
+        ViewAccess::Guarded => "herald.guarded_row(fresh.message_id)",
+    };
+    format!(
+        "fresh.seq, fresh.life, fresh.xid::text as xid, fresh.op, fresh.message_id, fresh.sender_id, \
+         fresh.receiver_id, fresh.product_id, case when fresh.op <> 'd' then {row} end as row"
+    )
+}
 
 /// Settings that make Postgres answer alike and fast on every connection: times in UTC, and plans by index and without
 /// parallel workers, whatever the statistics of a log that is empty now and large in a minute. A plan for any snapshot
@@ -72,7 +91,7 @@ pub enum Logged {
     Vanished,
 }
 
-/// Reads the columns of [`EVENT_COLUMNS`].
+/// Reads the columns of [`event_columns`].
 ///
 /// # Errors
 /// [`RowError`] if the row is not what the columns promise.

@@ -13,12 +13,12 @@ use tokio_postgres::{
 };
 
 use super::log::{
-    EVENT_COLUMNS, Logged, PLAN_SETTINGS, RowError, SEEN, UNSEEN, UNSEEN_SINCE_A_CRASH, life, life_parameter,
-    read_event, xid,
+    Logged, PLAN_SETTINGS, RowError, SEEN, UNSEEN, UNSEEN_SINCE_A_CRASH, ViewAccess, event_columns, life,
+    life_parameter, read_event, xid,
 };
 use crate::{
     hub::Position,
-    postgres::{Lent, PooledError},
+    postgres::{Lent, PooledError, is_of_data},
     protocol::{
         cursor::Cursor,
         event::Event,
@@ -72,8 +72,8 @@ impl Replayer {
             pool,
             rows_max: rows_max.into(),
             deadline,
-            statement: statement(UNSEEN).into(),
-            statement_since_a_crash: statement(UNSEEN_SINCE_A_CRASH).into(),
+            statement: statement(UNSEEN, ViewAccess::Direct).into(),
+            statement_since_a_crash: statement(UNSEEN_SINCE_A_CRASH, ViewAccess::Direct).into(),
         }
     }
 
@@ -91,7 +91,21 @@ impl Replayer {
         if from.snapshot == until.snapshot {
             return Ok(Replay::Resumed(Vec::new()));
         }
-        let rows = self.ask(user, from, until).await?;
+        let same_life = from.snapshot.life() == until.snapshot.life();
+        let direct = if same_life {
+            &self.statement
+        } else {
+            &self.statement_since_a_crash
+        };
+        let rows = match self.ask(direct, user, from, until).await {
+            // The view raises an error for one of the messages, which must not keep the others back.
+            Err(ReplayError::Pooled(PooledError::Query(error))) if is_of_data(&error) => {
+                let unseen = if same_life { UNSEEN } else { UNSEEN_SINCE_A_CRASH };
+                self.ask(&statement(unseen, ViewAccess::Guarded), user, from, until)
+                    .await?
+            }
+            asked => asked?,
+        };
         let Some(first) = rows.first() else {
             return Err(ReplayError::Bookkeeping);
         };
@@ -104,18 +118,18 @@ impl Replayer {
         Ok(Replay::Resumed(frames(user, &events, from, until)))
     }
 
-    async fn ask(&self, user: UserId, from: &Cursor, until: &Position) -> Result<Vec<Row>, ReplayError> {
+    async fn ask(
+        &self,
+        statement: &str,
+        user: UserId,
+        from: &Cursor,
+        until: &Position,
+    ) -> Result<Vec<Row>, ReplayError> {
         let begin = format!(
             "begin; set local {}; set local statement_timeout = {}; select herald.current_life()",
             PLAN_SETTINGS.join("; set local "),
             self.deadline.as_millis(),
         );
-        let same_life = from.snapshot.life() == until.snapshot.life();
-        let statement = if same_life {
-            &self.statement
-        } else {
-            &self.statement_since_a_crash
-        };
         let lives = (life_parameter(&from.snapshot), life_parameter(&until.snapshot));
         let (from, until) = (from.snapshot.to_string(), until.snapshot.to_string());
         let parameters: [(&(dyn ToSql + Sync), Type); 6] = [
@@ -146,7 +160,8 @@ impl Replayer {
 ///
 /// A message to oneself is found by its receiver only, so that it is replayed once. Without a crash in between, `$2` has
 /// no use but is given a type all the same.
-fn statement(unseen: &str) -> String {
+fn statement(unseen: &str, access: ViewAccess) -> String {
+    let event_columns = event_columns(access);
     let between = format!("{unseen} and {SEEN}");
     format!(
         "with head as materialized ( \
@@ -154,7 +169,7 @@ fn statement(unseen: &str) -> String {
              pg_catalog.pg_current_snapshot()::text as now, herald.current_life() as life_now, $2::int8 as life \
            from herald.state) \
          select head.epoch, head.pruned_before, head.pruned_life, head.now, head.life_now, events.* from head left join ( \
-           select {EVENT_COLUMNS} from ( \
+           select {event_columns} from ( \
              select * from ( \
                select * from herald.log where log.receiver_id = $5 and {between} \
                union all \

@@ -27,3 +27,4 @@ mod sessions;
 mod support;
 mod tail;
 mod tokens_at_the_door;
+mod view;
