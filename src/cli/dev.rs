@@ -385,8 +385,8 @@ mod tests {
     #[test]
     fn paths_are_one_word_for_a_shell() {
         assert_eq!(
-            shell_word(Path::new("/work/.herald/jwt-secret")),
-            "/work/.herald/jwt-secret"
+            shell_word(Path::new("/srv/app/.herald/jwt-secret")),
+            "/srv/app/.herald/jwt-secret"
         );
         assert_eq!(shell_word(Path::new("/my work/it's")), r"'/my work/it'\''s'");
     }
