@@ -329,3 +329,23 @@ async fn a_session_ahead_of_the_feed_drops_what_it_has_seen_once_the_feed_moves_
     assert_eq!(from_before.events(rounds + 2).await.0.len(), rounds + 2);
     gateway.stop().await;
 }
+
+#[tokio::test]
+async fn a_feed_that_finds_rows_pruned_that_it_had_not_read_sends_everybody_to_reload() {
+    // Nothing but a ring makes this feed look, as if the gateway had been suspended.
+    let scene = Scene::<1>::with(|config| config.feed.idle_tick = Duration::from_secs(3600)).await;
+    let [alice] = scene.people;
+    let (mut open, ready) = scene.connect(alice).await;
+    for _ in 0..10 {
+        scene.execute("select pg_current_xact_id()").await;
+    }
+    // What another gateway records when it prunes up to this moment.
+    scene
+        .execute("update herald.state set pruned_before = pg_snapshot_xmin(pg_current_snapshot())")
+        .await;
+    scene.execute("notify herald").await;
+    assert_eq!(open.close_code().await, 1001);
+    leads_nowhere(&scene, alice, cursor_of(&ready), "expired").await;
+    assert_eq!(scene.gateway.metric("feed_discontinuities_total"), 1.0);
+    scene.gateway.stop().await;
+}

@@ -16,6 +16,7 @@ mod delivery;
 mod demo;
 mod documents;
 mod healthcheck;
+mod life;
 mod limits;
 mod migrate;
 mod network;

@@ -1,0 +1,59 @@
+//! The number of a new life of the database: one, whoever asks for it first.
+
+use std::collections::BTreeSet;
+
+use futures::future::join_all;
+use tokio_postgres::Client;
+
+use crate::support::{database::Database, gateway::migrate};
+
+/// Connections that ask at the same time.
+const CLIENTS: usize = 16;
+
+/// How often they do.
+const ROUNDS: usize = 200;
+
+/// Asks in a transaction of its own that has a number, as a writer does.
+async fn ask(client: &Client) -> i64 {
+    client
+        .batch_execute("begin; select pg_current_xact_id()")
+        .await
+        .unwrap();
+    let life = client
+        .query_one("select herald.current_life()", &[])
+        .await
+        .unwrap()
+        .get(0);
+    client.batch_execute("commit").await.unwrap();
+    life
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_who_find_the_sequence_reset_agree_on_one_number_and_leave_no_lock() {
+    let database = Database::with_application().await;
+    migrate(&database.url()).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(database.connect().await);
+    }
+    let mut last = 0;
+    for _ in 0..ROUNDS {
+        // As recovery leaves it after a crash.
+        clients[0]
+            .batch_execute("select setval('herald.life', 1, false)")
+            .await
+            .unwrap();
+        let lives: BTreeSet<i64> = join_all(clients.iter().map(ask)).await.into_iter().collect();
+        assert_eq!(lives.len(), 1, "{lives:?}");
+        let life = *lives.first().unwrap();
+        assert!(
+            life > last,
+            "a later life has a greater number: {life} after {last}"
+        );
+        last = life;
+    }
+    let held = "select count(*) from pg_locks where locktype = 'advisory' and database = \
+                (select oid from pg_database where datname = current_database())";
+    let held: i64 = clients[0].query_one(held, &[]).await.unwrap().get(0);
+    assert_eq!(held, 0);
+}
