@@ -21,12 +21,8 @@ use crate::{
     metrics::{Metrics, observe},
     migrate::SCHEMA_VERSION,
     postgres::{Failure, Settings, is_of_data},
-    protocol::{
-        close::CloseCode,
-        cursor::Epoch,
-        snapshot::{Life, Snapshot},
-    },
-    store::log::{PLAN_SETTINGS, ViewAccess, life, xid},
+    protocol::{close::CloseCode, cursor::Epoch, snapshot::Snapshot},
+    store::log::{PLAN_SETTINGS, Pruned, ViewAccess, life},
     types::BatchNumber,
 };
 
@@ -109,8 +105,7 @@ struct Begun {
 #[derive(Debug)]
 struct Greeting {
     epoch: Epoch,
-    pruned_before: u64,
-    pruned_life: Life,
+    pruned: Pruned,
     now: Arc<Snapshot>,
     log: u32,
     commit_times: bool,
@@ -281,10 +276,7 @@ impl Feed {
             Some(progress) if !greeting.now.covers(&progress.since) => {
                 Some("the database has lost commits that were seen before")
             }
-            Some(progress)
-                if progress.since.xmin() < greeting.pruned_before
-                    || progress.since.life() < greeting.pruned_life =>
-            {
+            Some(progress) if greeting.pruned.reaches(&progress.since) => {
                 Some("the log was pruned past the last read")
             }
             Some(_) => return,
@@ -433,15 +425,12 @@ impl Greeting {
         if found != SCHEMA_VERSION {
             return Err(FeedError::Version { found });
         }
-        let life_of = |name| {
-            let number: i64 = row.try_get(name).map_err(|_| FeedError::Bookkeeping)?;
-            life(number).map_err(|_| FeedError::Bookkeeping)
-        };
-        let now = Snapshot::read(life_of("life")?, text("now")?).map_err(|_| FeedError::Bookkeeping)?;
+        let number: i64 = row.try_get("life").map_err(|_| FeedError::Bookkeeping)?;
+        let life = life(number).map_err(|_| FeedError::Bookkeeping)?;
+        let now = Snapshot::read(life, text("now")?).map_err(|_| FeedError::Bookkeeping)?;
         Ok(Self {
             epoch: Epoch::new(text("epoch")?).map_err(|_| FeedError::Bookkeeping)?,
-            pruned_before: xid(text("pruned_before")?).map_err(|_| FeedError::Bookkeeping)?,
-            pruned_life: life_of("pruned_life")?,
+            pruned: Pruned::read(row).map_err(|_| FeedError::Bookkeeping)?,
             now: Arc::new(now),
             log: row.try_get("log").map_err(|_| FeedError::Bookkeeping)?,
             commit_times: row.try_get("commit_times").map_err(|_| FeedError::Bookkeeping)?,

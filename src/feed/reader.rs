@@ -16,8 +16,8 @@ use crate::{
         snapshot::{Life, Snapshot},
     },
     store::log::{
-        Logged, RowError, SEEN, UNSEEN, UNSEEN_SINCE_A_CRASH, ViewAccess, event_columns, life,
-        life_parameter, read_event, xid,
+        Logged, Pruned, RowError, SEEN, UNSEEN, UNSEEN_SINCE_A_CRASH, ViewAccess, event_columns,
+        life_parameter, read_event,
     },
 };
 
@@ -93,7 +93,8 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Prepares the statement on a connection of this life to this log. `commit_times` says whether the database keeps the times of commits.
+    /// Prepares the statement on a connection of this life to this log. `commit_times` says whether the database keeps the
+    /// times of commits.
     ///
     /// # Cancel safety
     /// Safe.
@@ -155,9 +156,7 @@ impl Reader {
             return Err(ReadError::LogReplaced);
         }
         // The bookkeeping is of the same snapshot as the rows, so that what it does not tell of is there.
-        let pruned_before = xid(first.try_get("pruned_before").map_err(RowError::from)?)?;
-        let pruned_life = life(first.try_get("pruned_life").map_err(RowError::from)?)?;
-        if span.since.xmin() < pruned_before || span.since.life() < pruned_life {
+        if Pruned::read(&first)?.reaches(&span.since) {
             return Err(ReadError::Pruned);
         }
         let snapshot = match &span.handed {

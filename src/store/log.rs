@@ -124,11 +124,36 @@ fn column<'row, T: FromSql<'row>>(row: &'row Row, name: &str) -> Result<T, RowEr
     Ok(row.try_get(name)?)
 }
 
+/// How far the log has been pruned, as `herald.state` tells it.
+#[derive(Clone, Copy, Debug)]
+pub struct Pruned {
+    before: u64,
+    life: Life,
+}
+
+impl Pruned {
+    /// Reads the columns `pruned_before` (as text) and `pruned_life`.
+    ///
+    /// # Errors
+    /// [`RowError`] if they are missing or hold something else.
+    pub fn read(row: &Row) -> Result<Self, RowError> {
+        Ok(Self {
+            before: xid(column(row, "pruned_before")?)?,
+            life: life(column(row, "pruned_life")?)?,
+        })
+    }
+
+    /// Whether rows may be gone that a reader with this snapshot has not seen.
+    ///
+    /// It may need rows from its xmin on, and those below `before` may be gone; after a crash it may need rows of lower
+    /// numbers, too.
+    pub fn reaches(self, snapshot: &Snapshot) -> bool {
+        snapshot.xmin() < self.before || snapshot.life() < self.life
+    }
+}
+
 /// Reads a transaction's number from its text.
-///
-/// # Errors
-/// [`RowError::Value`] if it is none.
-pub fn xid(text: &str) -> Result<u64, RowError> {
+fn xid(text: &str) -> Result<u64, RowError> {
     text.parse().map_err(|_| RowError::Value)
 }
 

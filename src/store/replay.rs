@@ -13,8 +13,8 @@ use tokio_postgres::{
 };
 
 use super::log::{
-    Logged, PLAN_SETTINGS, RowError, SEEN, UNSEEN, UNSEEN_SINCE_A_CRASH, ViewAccess, event_columns, life,
-    life_parameter, read_event, xid,
+    Logged, PLAN_SETTINGS, Pruned, RowError, SEEN, UNSEEN, UNSEEN_SINCE_A_CRASH, ViewAccess, event_columns,
+    life, life_parameter, read_event,
 };
 use crate::{
     hub::Position,
@@ -61,6 +61,9 @@ pub struct Replayer {
     pool: Pool,
     rows_max: i64,
     deadline: Duration,
+    /// Opens the transaction of each replay. The transaction carries the settings, because a session's would not survive
+    /// a transaction pooler.
+    begin: Arc<str>,
     statement: Arc<str>,
     statement_since_a_crash: Arc<str>,
 }
@@ -68,10 +71,16 @@ pub struct Replayer {
 impl Replayer {
     /// At most `rows_max` events are replayed, and an answer is waited for until `deadline`.
     pub fn new(pool: Pool, rows_max: u32, deadline: Duration) -> Self {
+        let begin = format!(
+            "begin; set local {}; set local statement_timeout = {}; select herald.current_life()",
+            PLAN_SETTINGS.join("; set local "),
+            deadline.as_millis(),
+        );
         Self {
             pool,
             rows_max: rows_max.into(),
             deadline,
+            begin: begin.into(),
             statement: statement(UNSEEN, ViewAccess::Direct).into(),
             statement_since_a_crash: statement(UNSEEN_SINCE_A_CRASH, ViewAccess::Direct).into(),
         }
@@ -125,11 +134,6 @@ impl Replayer {
         from: &Cursor,
         until: &Position,
     ) -> Result<Vec<Row>, ReplayError> {
-        let begin = format!(
-            "begin; set local {}; set local statement_timeout = {}; select herald.current_life()",
-            PLAN_SETTINGS.join("; set local "),
-            self.deadline.as_millis(),
-        );
         let lives = (life_parameter(&from.snapshot), life_parameter(&until.snapshot));
         let (from, until) = (from.snapshot.to_string(), until.snapshot.to_string());
         let parameters: [(&(dyn ToSql + Sync), Type); 6] = [
@@ -142,10 +146,9 @@ impl Replayer {
         ];
         let lent = Lent::from(&self.pool).await?;
         let client = lent.client()?;
-        // The three are sent in one go, so that the transaction costs no further round trip. A transaction carries
-        // the settings because a session's would not survive a transaction pooler.
+        // The three are sent in one go, so that the transaction costs no further round trip.
         let asked = try_join3(
-            client.batch_execute(&begin),
+            client.batch_execute(&self.begin),
             client.query_typed(statement, &parameters),
             client.batch_execute("commit"),
         );
@@ -183,17 +186,13 @@ fn statement(unseen: &str, access: ViewAccess) -> String {
 /// Judges the cursor by the bookkeeping that every row of the answer repeats.
 fn discontinuity(row: &Row, from: &Cursor) -> Result<Option<Discontinuity>, ReplayError> {
     let text = |name| row.try_get::<_, &str>(name).map_err(|_| ReplayError::Bookkeeping);
-    let life_of =
-        |name| Ok::<_, ReplayError>(life(row.try_get(name).map_err(|_| ReplayError::Bookkeeping)?)?);
-    let pruned_before = xid(text("pruned_before")?)?;
-    let now = Snapshot::read(life_of("life_now")?, text("now")?).map_err(|_| ReplayError::Bookkeeping)?;
+    let life_now = life(row.try_get("life_now").map_err(|_| ReplayError::Bookkeeping)?)?;
+    let now = Snapshot::read(life_now, text("now")?).map_err(|_| ReplayError::Bookkeeping)?;
     Ok(if text("epoch")? != from.epoch.to_string() {
         Some(Discontinuity::UnknownEpoch)
     } else if !now.covers(&from.snapshot) {
         Some(Discontinuity::Ahead)
-    } else if from.snapshot.xmin() < pruned_before || from.snapshot.life() < life_of("pruned_life")? {
-        // The cursor may need rows from its xmin on, and those below `pruned_before` may be gone; after a crash it may
-        // need rows of lower numbers, too.
+    } else if Pruned::read(row)?.reaches(&from.snapshot) {
         Some(Discontinuity::Expired)
     } else {
         None
