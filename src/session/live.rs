@@ -108,8 +108,8 @@ impl<'a, T: Transport> Live<'a, T> {
 
     fn poll_session(&mut self, context: &mut Context<'_>) -> Ended {
         loop {
-            self.poll_refresh(context)?;
             let heard = self.poll_inbound(context)?;
+            self.poll_refresh(context)?;
             self.poll_alarm(context)?;
             self.poll_outbound(context)?;
             // Where reading stopped for want of room, nothing will wake the session for what is still unread.
@@ -129,13 +129,13 @@ impl<'a, T: Transport> Live<'a, T> {
             match Pin::new(&mut *self.transport).poll_next(context) {
                 Poll::Pending => return Ok(Heard::Everything),
                 Poll::Ready(None) => return Err(End::Left),
-                Poll::Ready(Some(inbound)) => self.hear(inbound, context).map_err(End::Closed)?,
+                Poll::Ready(Some(inbound)) => self.hear(inbound).map_err(End::Closed)?,
             }
         }
         Ok(Heard::Some)
     }
 
-    fn hear(&mut self, inbound: Inbound, context: &mut Context<'_>) -> Result<(), CloseCode> {
+    fn hear(&mut self, inbound: Inbound) -> Result<(), CloseCode> {
         self.rhythm.count_frame(Instant::now())?;
         match inbound {
             Inbound::Alive => Ok(()),
@@ -151,10 +151,7 @@ impl<'a, T: Transport> Live<'a, T> {
                     let verifier = &self.sessions.verifier;
                     self.refresh =
                         Some(async move { verifier.authenticate(&Token::new(token)).await }.boxed());
-                    self.poll_refresh(context).map_err(|end| match end {
-                        End::Closed(code) => code,
-                        End::Left => CloseCode::GoingAway,
-                    })
+                    Ok(())
                 }
                 Err(error) => {
                     self.rhythm.count_mistake()?;
