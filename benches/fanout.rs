@@ -21,6 +21,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -138,7 +139,12 @@ impl Scene {
 }
 
 async fn session(outbox: Arc<Outbox>, awaited: Arc<Awaited>) {
-    while let Next::Delivery(delivery) = poll_fn(|context| outbox.poll_take(context)).await {
+    while let Next::Delivery(delivery) = poll_fn(|context| {
+        outbox.register(context);
+        outbox.take().map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+    {
         black_box(delivery.frame.text());
         drop(delivery);
         awaited.note();

@@ -12,7 +12,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -95,9 +95,9 @@ impl Acceptor {
                 Ok((stream, peer)) => {
                     backoff.reset();
                     if let Ok(permit) = Arc::clone(&allowed).try_acquire_owned() {
-                        self.serve(stream, peer, Some(permit), &self.router);
+                        self.serve(stream, peer, permit, &self.router);
                     } else if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
-                        self.serve(stream, peer, Some(permit), &self.refusing);
+                        self.serve(stream, peer, permit, &self.refusing);
                     }
                 }
                 Err(error) if is_of_one_connection(&error) => {}
@@ -111,13 +111,7 @@ impl Acceptor {
         }
     }
 
-    fn serve(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        permit: Option<tokio::sync::OwnedSemaphorePermit>,
-        router: &Router,
-    ) {
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit, router: &Router) {
         let id = ConnectionId(SessionId::random());
         // Of the highest level, so that whatever is logged has it.
         let span = tracing::error_span!("connection", request_id = %id, %peer);

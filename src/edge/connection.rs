@@ -32,16 +32,12 @@ impl fmt::Display for ConnectionId {
 pub(super) struct Connection {
     stream: TcpStream,
     _counted: GaugeGuard,
-    _permit: Option<OwnedSemaphorePermit>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    /// A connection that counts in the gauge, and holds its place among the allowed ones if it has one.
-    pub(super) const fn new(
-        stream: TcpStream,
-        counted: GaugeGuard,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Self {
+    /// A connection that counts in the gauge, and holds its place among the allowed ones.
+    pub(super) const fn new(stream: TcpStream, counted: GaugeGuard, permit: OwnedSemaphorePermit) -> Self {
         Self {
             stream,
             _counted: counted,

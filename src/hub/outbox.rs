@@ -6,7 +6,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    task::Context,
 };
 
 use futures::task::AtomicWaker;
@@ -142,12 +142,6 @@ impl Outbox {
             state.queue = VecDeque::new();
         }
         Some(Next::Delivery(delivery))
-    }
-
-    /// As [`Self::take`], and registers the task if there is nothing.
-    pub fn poll_take(&self, context: &Context<'_>) -> Poll<Next> {
-        self.register(context);
-        self.take().map_or(Poll::Pending, Poll::Ready)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
