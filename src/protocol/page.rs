@@ -94,7 +94,9 @@ impl FromStr for ConversationsBefore {
 
 fn write_token(formatter: &mut fmt::Formatter<'_>, places: &[Place]) -> fmt::Result {
     let mut bytes = Vec::with_capacity(places.len() * Place::BYTES);
-    places.iter().for_each(|place| place.write(&mut bytes));
+    for place in places {
+        place.write(&mut bytes);
+    }
     formatter.write_str(&URL_SAFE_NO_PAD.encode(bytes))
 }
 

@@ -41,7 +41,10 @@ pub(super) async fn list(
         .conversations
         .list(&caller, listing.limit, listing.before)
         .await;
-    Ok(page("conversations", &listed.map_err(refused)?))
+    Ok(page(
+        "conversations",
+        &listed.map_err(|refusal| refused(&refusal))?,
+    ))
 }
 
 /// The newest messages of a conversation, the oldest of them first; `next` leads to older ones.
@@ -65,7 +68,7 @@ pub(super) async fn messages(
         .conversations
         .messages(&caller, conversation, listing.limit, listing.before)
         .await;
-    Ok(page("messages", &listed.map_err(refused)?))
+    Ok(page("messages", &listed.map_err(|refusal| refused(&refusal))?))
 }
 
 /// What a client sends. Fields that are not known are ignored.
@@ -130,7 +133,7 @@ pub(super) async fn send(
         .conversations
         .send(&caller, conversation, id, content)
         .await
-        .map_err(refused)?;
+        .map_err(|refusal| refused(&refusal))?;
     let status = if sent.is_new {
         StatusCode::CREATED
     } else {
@@ -156,13 +159,13 @@ pub(super) async fn mark_read(
         .conversations
         .mark_read(&caller, conversation)
         .await
-        .map_err(refused)?;
+        .map_err(|refusal| refused(&refusal))?;
     Ok(json(StatusCode::OK, format!("{{\"updated\":{updated}}}")))
 }
 
 /// What the caller is told, and what the operator.
-fn refused(refusal: Refusal) -> Problem {
-    match &refusal {
+fn refused(refusal: &Refusal) -> Problem {
+    match refusal {
         Refusal::NotFound | Refusal::Conflict => {}
         Refusal::Forbidden(_) | Refusal::Unacceptable(_) => tracing::info!(%refusal, "a call was refused"),
         Refusal::Unavailable(_) => tracing::warn!(%refusal, "a call could not be carried out"),
@@ -170,7 +173,7 @@ fn refused(refusal: Refusal) -> Problem {
             tracing::error!(%refusal, "a call could not be carried out");
         }
     }
-    Problem::of_refusal(&refusal)
+    Problem::of_refusal(refusal)
 }
 
 /// Rows are JSON as Postgres made it, and tokens have no letter that JSON would escape, so that nothing is encoded anew.

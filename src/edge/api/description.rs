@@ -1,4 +1,4 @@
-//! The description of the API (OpenAPI 3.1.0), made from the calls and the shapes below, and served with an entity tag.
+//! The description of the API (`OpenAPI` 3.1.0), made from the calls and the shapes below, and served with an entity tag.
 
 use std::{
     future::ready,

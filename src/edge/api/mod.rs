@@ -8,8 +8,6 @@ mod conversations;
 mod description;
 mod parameters;
 
-use std::time::Instant;
-
 use axum::{
     Router,
     extract::{MatchedPath, Request, State},
@@ -17,6 +15,7 @@ use axum::{
     middleware::{Next, from_fn, from_fn_with_state},
     response::Response,
 };
+use tokio::time::Instant;
 use tower_http::compression::CompressionLayer;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
