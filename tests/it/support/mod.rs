@@ -5,6 +5,7 @@ pub(crate) mod database;
 pub(crate) mod follower;
 pub(crate) mod gateway;
 pub(crate) mod http;
+pub(crate) mod pooler;
 pub(crate) mod process;
 pub(crate) mod scene;
 pub(crate) mod socket;
