@@ -10,7 +10,8 @@ use std::{
 use herald::{
     app::AppConfig,
     auth::Secret,
-    tail::{Audience, Credentials, Event, Notice, Signer, Tail, TailConfig},
+    client::{Credentials, Signer},
+    tail::{Audience, Event, Notice, Tail, TailConfig},
     tasks::Tasks,
     types::UserId,
 };
