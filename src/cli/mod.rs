@@ -82,7 +82,7 @@ pub fn run() -> ExitCode {
         Command::Send(flags) => send::run(*flags),
         Command::Healthcheck(flags) => healthcheck::run(flags),
         Command::Dev(flags) => dev::run(flags),
-        Command::DevChatter(flags) => dev::run_chatter(&flags),
+        Command::DevChatter(flags) => dev::run_chatter(flags),
     }
 }
 
