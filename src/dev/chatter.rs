@@ -51,7 +51,7 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(60);
 /// The share of lines that are said by the HTTP API.
 const BY_GATEWAY: f64 = 0.5;
 /// The share of answers after which the conversation is marked as read.
-const MARKED: f64 = 0.3;
+const MARKED: f64 = 0.5;
 
 /// How long a chatter that was told to end may take; it has one statement or call under way at most.
 const END_WITHIN: Duration = Duration::from_secs(5);

@@ -24,6 +24,7 @@ mod plans;
 mod postgres_tls;
 mod process;
 mod processes;
+mod send;
 mod sessions;
 mod support;
 mod tail;
