@@ -20,6 +20,27 @@ begin
 end
 $herald$;
 
+create or replace function herald.remove_functions() returns table (outcome text, subject text, note text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $herald$
+declare
+  entry record;
+begin
+  for entry in
+    select name, origin from herald.installed where kind = 'function' and to_regprocedure(name) is not null order by name
+  loop
+    if entry.origin = 'installed' then
+      -- Without CASCADE, as with the view.
+      execute format('drop routine %s', entry.name);
+      return query select 'removed', 'function ' || entry.name, null;
+    else
+      return query select 'kept', 'function ' || entry.name, 'it was there before Herald';
+    end if;
+  end loop;
+end
+$herald$;
+
 create or replace function herald.remove_view() returns table (outcome text, subject text, note text)
 language plpgsql
 set search_path = pg_catalog, pg_temp

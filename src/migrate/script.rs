@@ -14,14 +14,30 @@ pub(super) const LOCK: &str = include_str!("../../sql/lock.sql");
 pub(super) const UNLINK: &str = include_str!("../../sql/unlink.sql");
 
 /// What brings the tables from each version to the next; the first element makes version 1 out of nothing.
-pub(super) const TABLES: [&str; 1] = [include_str!("../../sql/schema.sql")];
+pub(super) const TABLES: [&str; 2] = [
+    include_str!("../../sql/schema.sql"),
+    include_str!("../../sql/schema_2.sql"),
+];
+
+/// The query of `sql/previews.sql` as a text in the database, for the body of the public function.
+const PREVIEWS_QUERY: &str = concat!(
+    "-- The conversations of one person; the gateway runs the same text.\n",
+    "create or replace function herald.previews_query() returns text\n",
+    "language sql immutable\n",
+    "set search_path = pg_catalog, pg_temp\n",
+    "as $herald$\nselect $query$\n",
+    include_str!("../../sql/previews.sql"),
+    "$query$::text\n$herald$;\n",
+);
 
 /// The functions, which are replaced as a whole with every version.
-pub(super) const FUNCTIONS: [&str; 7] = [
+pub(super) const FUNCTIONS: [&str; 9] = [
     include_str!("../../sql/life.sql"),
     include_str!("../../sql/epoch.sql"),
     include_str!("../../sql/triggers.sql"),
     include_str!("../../sql/view.sql"),
+    PREVIEWS_QUERY,
+    include_str!("../../sql/functions.sql"),
     include_str!("../../sql/indexes.sql"),
     include_str!("../../sql/uninstall.sql"),
     include_str!("../../sql/private.sql"),
@@ -29,10 +45,12 @@ pub(super) const FUNCTIONS: [&str; 7] = [
 
 /// What is called, after tables and functions are there, before the lock on `messages` is asked for. Each answers
 /// with rows for the report.
-pub(super) const BEFORE_LOCK: [&str; 4] = [
+pub(super) const BEFORE_LOCK: [&str; 6] = [
     "herald.forget_foreign_log()",
     "herald.check_row_security()",
+    "herald.check_times()",
     "herald.install_view()",
+    "herald.install_functions()",
     "herald.install_indexes()",
 ];
 
@@ -40,7 +58,11 @@ pub(super) const BEFORE_LOCK: [&str; 4] = [
 pub(super) const UNDER_LOCK: [&str; 1] = ["herald.install_triggers()"];
 
 /// What is called under the lock that [`UNLINK`] takes.
-pub(super) const UNLINKED: [&str; 2] = ["herald.remove_triggers()", "herald.remove_view()"];
+pub(super) const UNLINKED: [&str; 3] = [
+    "herald.remove_triggers()",
+    "herald.remove_functions()",
+    "herald.remove_view()",
+];
 
 /// Names the statements that are still needed for the indexes.
 pub(super) const INDEX_STATEMENTS: &str = "herald.index_statements()";
