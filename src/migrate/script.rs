@@ -31,13 +31,14 @@ const PREVIEWS_QUERY: &str = concat!(
 );
 
 /// The functions, which are replaced as a whole with every version.
-pub(super) const FUNCTIONS: [&str; 9] = [
+pub(super) const FUNCTIONS: [&str; 10] = [
     include_str!("../../sql/life.sql"),
     include_str!("../../sql/epoch.sql"),
     include_str!("../../sql/triggers.sql"),
     include_str!("../../sql/view.sql"),
     PREVIEWS_QUERY,
     include_str!("../../sql/functions.sql"),
+    include_str!("../../sql/send.sql"),
     include_str!("../../sql/indexes.sql"),
     include_str!("../../sql/uninstall.sql"),
     include_str!("../../sql/private.sql"),
