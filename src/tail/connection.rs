@@ -1,6 +1,6 @@
 //! Opens a WebSocket to a gateway, and tells apart why it did not open.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use http::{HeaderValue, StatusCode, header};
 use serde::Deserialize;
@@ -12,8 +12,11 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{TailError, address::GatewayUrl, recovery::Loss};
-use crate::auth::Token;
+use super::{TailError, recovery::Loss};
+use crate::{
+    auth::Token,
+    client::{GatewayUrl, trusted},
+};
 
 /// From looking up the name to the answer to the upgrade.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -39,23 +42,9 @@ pub(super) fn connector(url: &GatewayUrl) -> Result<Connector, TailError> {
     if !url.is_secure() {
         return Ok(Connector::Plain);
     }
-    let mut roots = rustls::RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    let (usable, _unusable) = roots.add_parsable_certificates(found.certs);
-    if usable == 0 {
-        let why = found.errors.first().map_or_else(
-            || "the system's store holds no certificate that can be used".to_owned(),
-            ToString::to_string,
-        );
-        return Err(TailError::Tls(why));
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| TailError::Tls(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Connector::Rustls(Arc::new(config)))
+    trusted()
+        .map(Connector::Rustls)
+        .map_err(|error| TailError::Tls(error.to_string()))
 }
 
 /// Connects, and continues from the cursor if there is one.

@@ -9,10 +9,7 @@
 //!
 //! It deliberately keeps nothing on disk, and knows nothing of terminals: what it has to say goes to an [`Audience`].
 
-mod address;
 mod connection;
-mod credentials;
-mod escape;
 mod frame;
 pub mod line;
 mod place;
@@ -26,19 +23,19 @@ use tokio_tungstenite::Connector;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use self::{
-    address::{GatewayUrl, GatewayUrlError},
-    credentials::{Credentials, Signer},
-    escape::Escaped,
-    frame::{Event, EventKey, FrameError},
-};
+pub use self::frame::{Event, EventKey, FrameError};
 use self::{
     connection::{ConnectError, connect, connector},
     place::Place,
     recovery::{Delays, Loss, decide},
     session::Session,
 };
-use crate::{auth::IssueError, protocol::close::CloseCode, types::UserId};
+use crate::{
+    auth::IssueError,
+    client::{Credentials, Escaped, GatewayUrl},
+    protocol::close::CloseCode,
+    types::UserId,
+};
 
 /// What a client is told before it begins.
 #[derive(Clone, Debug)]

@@ -25,6 +25,7 @@ mod plans;
 mod postgres_tls;
 mod process;
 mod processes;
+mod send;
 mod sessions;
 mod support;
 mod tail;

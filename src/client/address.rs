@@ -1,4 +1,4 @@
-//! Where a gateway is: from what a person types to the URL of its socket.
+//! Where a gateway is: from what a person types to the URLs of what it answers at.
 //!
 //! The token is never part of it, since URLs end up in the logs of whatever lies between.
 
@@ -28,10 +28,10 @@ pub enum GatewayUrlError {
     )]
     Malformed,
     /// It holds a user's name or a password.
-    #[error("holds a user name or password; Herald knows people by tokens, see --token")]
+    #[error("holds a user name or password; Herald knows people by tokens, see HERALD_TOKEN")]
     Credentials,
     /// It holds a query, where a token could hide.
-    #[error("holds a query; give the address only, the token by HERALD_TOKEN and the cursor by --cursor")]
+    #[error("holds a query; give the address only, and the token by HERALD_TOKEN")]
     Query,
 }
 
@@ -76,8 +76,13 @@ impl GatewayUrl {
         self.is_secure
     }
 
+    /// The URL of what the gateway answers at this path, which begins with a slash.
+    pub fn below(&self, path: &str) -> String {
+        format!("{self}{path}")
+    }
+
     /// The URL of the socket, which continues from this cursor if there is one.
-    pub(super) fn socket(&self, cursor: Option<&str>) -> String {
+    pub fn socket(&self, cursor: Option<&str>) -> String {
         let scheme = if self.is_secure { "wss" } else { "ws" };
         let mut url = format!("{scheme}://{}{}{SOCKET_PATH}", self.authority, self.path);
         if let Some(cursor) = cursor {
