@@ -58,6 +58,9 @@ pub(super) const BEFORE_LOCK: [&str; 6] = [
 /// What is called under the lock.
 pub(super) const UNDER_LOCK: [&str; 1] = ["herald.install_triggers()"];
 
+/// Lets functions be made in a database from which the application's tables are gone.
+pub(super) const UNCHECKED_SETTINGS: &str = "set local check_function_bodies = off;\n";
+
 /// What is called under the lock that [`UNLINK`] takes.
 pub(super) const UNLINKED: [&str; 3] = [
     "herald.remove_triggers()",
@@ -65,6 +68,9 @@ pub(super) const UNLINKED: [&str; 3] = [
     "herald.remove_view()",
 ];
 
+/// Names the statements that remove what an older version made of the indexes; to be run before [`INDEX_STATEMENTS`] is
+/// asked.
+pub(super) const OUTDATED_INDEX_STATEMENTS: &str = "herald.outdated_index_statements()";
 /// Names the statements that are still needed for the indexes.
 pub(super) const INDEX_STATEMENTS: &str = "herald.index_statements()";
 /// Names the statements that are still needed to be rid of the indexes.
@@ -116,6 +122,7 @@ pub fn script() -> String {
     script += LOCKED_SETTINGS;
     calls(&mut script, &UNDER_LOCK);
     script += "commit;\n";
+    each_statement(&mut script, OUTDATED_INDEX_STATEMENTS);
     each_statement(&mut script, INDEX_STATEMENTS);
     script
 }
@@ -128,7 +135,11 @@ pub fn uninstall_script() -> String {
     );
     script += "begin;\n";
     script += TRANSACTION_SETTINGS;
-    script += LOCK_SETTINGS;
+    script += UNCHECKED_SETTINGS;
+    for text in FUNCTIONS {
+        section(&mut script, text);
+    }
+    section(&mut script, LOCK_SETTINGS);
     script += UNLINK;
     script += LOCKED_SETTINGS;
     calls(&mut script, &UNLINKED);
