@@ -49,16 +49,13 @@ impl Pooler {
         } else {
             ""
         };
+        // Debian keeps it where ordinary users do not look.
         let script = format!(
-            "pgbouncer {as_somebody} -q {} >{own}/log 2>&1 & bouncer=$!; cat >/dev/null; kill $bouncer; wait $bouncer",
+            "PATH=$PATH:/usr/sbin; pgbouncer {as_somebody} -q {} >{own}/log 2>&1 & bouncer=$!; cat >/dev/null; kill $bouncer; wait $bouncer",
             settings.display()
         );
         let shell = Command::new("sh")
             .args(["-c", &script])
-            .env(
-                "PATH",
-                format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default()),
-            )
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
