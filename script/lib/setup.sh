@@ -6,8 +6,8 @@
 oldest_postgres=15
 homebrew_postgres=postgresql@17
 
-# The oldest Python that script/lib/fuzz-requirements.txt has versions for.
-oldest_python=3.9
+# The oldest Python that runs what script/lib/fuzz-requirements.txt names.
+oldest_python=3.11
 
 began=$SECONDS
 
@@ -217,23 +217,35 @@ allow_services() {
 
 # Sets `python` to a Python that is new enough and can make virtual environments.
 require_python() {
+    local package=
     if python=$(find_python); then return; fi
     if command -v apt-get >/dev/null 2>&1; then
         require_root_for "Python $oldest_python or newer with the module venv" python3-venv
-        step 'installing python3-venv by apt'
+        step 'updating the list of packages'
         apt_get update
-        apt_get install --no-install-recommends python3-venv
+        package=$(apt-cache search --names-only '^python3\.[0-9]+-venv$' | sed -n 's/^python3\.\([0-9]*\)-venv .*/\1/p' | sort -n | tail -1)
+        if [ "${package:-0}" -ge "${oldest_python#*.}" ]; then
+            step "installing python3.$package-venv by apt"
+            apt_get install --no-install-recommends "python3.$package-venv"
+        fi
+    elif command -v brew >/dev/null 2>&1 && [ "$(id -u)" -ne 0 ]; then
+        step 'installing python3 by Homebrew'
+        brew install python3 </dev/null
     fi
-    python=$(find_python) || give_up "Python $oldest_python or newer with the modules venv and ensurepip was not found. Install it, and run this again:
-    apt-get install python3-venv        (Debian, Ubuntu)
-    dnf install python3                 (Fedora)
+    python=$(find_python) || give_up "Python $oldest_python or newer with the modules venv and ensurepip was not found; script/fuzz needs it. Install it, and
+run this again:
+    dnf install python3.12              (Fedora, RHEL)
     apk add python3                     (Alpine)
-    brew install python3                (macOS)"
+    pacman -S python                    (Arch)
+    brew install python3                (macOS)
+On an older Debian or Ubuntu, install one by pyenv (https://github.com/pyenv/pyenv) and put it on PATH as python3."
 }
 
 find_python() {
     local candidate
-    for candidate in python3 /usr/bin/python3 /opt/homebrew/bin/python3 /usr/local/bin/python3; do
+    # Homebrew's and pyenv's folders come by PATH, and need not stand first there.
+    for candidate in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3 /opt/homebrew/bin/python3 \
+        /usr/local/bin/python3 /home/linuxbrew/.linuxbrew/bin/python3; do
         if "$candidate" -c "import ensurepip, sys, venv; sys.exit(sys.version_info < (${oldest_python%.*}, ${oldest_python#*.}))" \
             >/dev/null 2>&1; then
             command -v "$candidate"
