@@ -6,6 +6,7 @@
 //! - No token and no query string reaches the log.
 
 pub mod acceptor;
+mod caller;
 mod connection;
 pub mod health;
 pub mod origin;

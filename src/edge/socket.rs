@@ -31,10 +31,9 @@ use tokio_tungstenite::{
 };
 use tracing::Instrument as _;
 
-use super::{ConnectionId, Edge, Problem, connection::Connection};
+use super::{ConnectionId, Edge, Problem, caller::authenticate, connection::Connection};
 use crate::{
-    auth::{AuthError, Identity, Token, find_token, offers_native_protocol},
-    metrics::ByReason,
+    auth::{find_token, offers_native_protocol},
     protocol::{
         client_frame::CLIENT_FRAME_BYTES_MAX,
         server_frame::{self, EventsFrameBuilder},
@@ -111,27 +110,6 @@ pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Resu
         .clone()
         .spawn("session", run(edge, opening, upgrade).instrument(span));
     Ok(answer)
-}
-
-async fn authenticate(edge: &Edge, token: Result<Token, AuthError>) -> Result<Identity, Problem> {
-    let judged = match token {
-        Ok(token) => edge.verifier.authenticate(&token).await,
-        Err(error) => Err(error),
-    };
-    judged.map_err(|error| {
-        edge.metrics
-            .auth_failures
-            .get_or_create(&ByReason {
-                reason: error.reason(),
-            })
-            .inc();
-        tracing::info!(reason = error.reason(), "a token was refused");
-        match error {
-            // The token may be good: a client that took this for a refusal would not come back.
-            AuthError::KeysUnavailable => Problem::unavailable(error.detail()),
-            _ => Problem::unauthorized(error),
-        }
-    })
 }
 
 /// The answer that switches protocols (RFC 6455 §4.2.2), if the request asks for it properly.
@@ -299,7 +277,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        auth::{AuthConfig, Secret, Verifier},
+        auth::{AuthConfig, Identity, Secret, Verifier},
         hub::{Hub, Position},
         metrics::Metrics,
         postgres::{Settings, pool},
