@@ -1,4 +1,4 @@
-//! Where the outside meets the gateway: TCP connections, HTTP, and the upgrade to a WebSocket.
+//! Where the outside meets the gateway: TCP connections, HTTP, the upgrade to a WebSocket, and Server-Sent Events.
 //!
 //! Invariants:
 //! - Nobody who has not shown a valid token reaches a session.
@@ -8,10 +8,13 @@
 pub mod acceptor;
 mod caller;
 mod connection;
+mod door;
+mod events;
 pub mod health;
 pub mod origin;
 mod problem;
 mod socket;
+mod stream;
 
 use std::sync::Arc;
 
@@ -59,6 +62,7 @@ pub struct Edge {
 pub fn router(edge: Edge) -> Router {
     Router::new()
         .route("/v1/socket", get(socket::open))
+        .route("/v1/events", get(events::open))
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))

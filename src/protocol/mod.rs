@@ -5,5 +5,6 @@ pub mod close;
 pub mod conversation;
 pub mod cursor;
 pub mod event;
+pub mod event_stream;
 pub mod server_frame;
 pub mod snapshot;
