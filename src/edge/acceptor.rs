@@ -195,3 +195,26 @@ fn is_of_one_connection(error: &io::Error) -> bool {
         ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_goes_on_until_its_session_has_ended_and_a_request_does_not() {
+        let request = StreamHandle::default();
+        let began = tokio::time::Instant::now();
+        until_it_is_cut(&request).await;
+        assert_eq!(began.elapsed(), LAST_REQUEST_DEADLINE);
+
+        let stream = StreamHandle::default();
+        let (writer, _body) = stream.begin().unwrap();
+        let mut cut = Box::pin(until_it_is_cut(&stream));
+        let long = tokio::time::timeout(2 * REQUESTS_MAX, &mut cut).await;
+        assert!(long.is_err());
+        drop(writer);
+        assert!(cut.now_or_never().is_some());
+    }
+}

@@ -15,6 +15,7 @@ mod cursors;
 mod delivery;
 mod demo;
 mod documents;
+mod events;
 mod healthcheck;
 mod life;
 mod limits;
