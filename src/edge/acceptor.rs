@@ -10,6 +10,8 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -18,7 +20,10 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
-use super::connection::{Connection, ConnectionId};
+use super::{
+    connection::{Connection, ConnectionId, ServedConnection},
+    stream::StreamHandle,
+};
 use crate::{backoff::Backoff, metrics::Metrics, tasks::Tasks, types::SessionId};
 
 /// Connections that the kernel may hold ready. After a restart thousands come back within a second.
@@ -35,8 +40,16 @@ const HEADERS_BYTES_MAX: usize = 64 * 1024;
 const LAST_REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The longest time that a connection may be used for requests. A peer that never reads its answers must not hold a
-/// place for ever; one that reads them, such as Prometheus, opens another connection. Sessions are not concerned.
+/// place for ever; one that reads them, such as Prometheus, opens another connection. Sessions are not concerned,
+/// neither those that took the connection over nor those whose answer is a stream.
 const REQUESTS_MAX: Duration = Duration::from_secs(300);
+
+/// How long the kernel may wait for a peer to confirm what was sent before it gives the connection up (RFC 5482); by
+/// itself it would try for a quarter of an hour. A peer that vanished without a word, its network gone, is noticed so
+/// even where it is not asked for an answer. It is longer than two and a half default heartbeats and the time that a
+/// session takes to end, so that the session's own judgement, which the client is told, comes first.
+#[cfg(target_os = "linux")]
+const UNCONFIRMED_MAX: Duration = Duration::from_secs(90);
 
 /// Refusals that are under way at once; a connection beyond them is dropped without an answer.
 const REFUSALS_MAX: usize = 256;
@@ -117,11 +130,17 @@ impl Acceptor {
         let span = tracing::error_span!("connection", connection = %id, %peer);
         // Events are small and must not wait for each other (RFC 896); the kernel may refuse only on a dead socket.
         let _set = stream.set_nodelay(true);
+        #[cfg(target_os = "linux")]
+        let _set = SockRef::from(&stream).set_tcp_user_timeout(Some(UNCONFIRMED_MAX));
+        let stream_handle = StreamHandle::default();
         let connection = Connection::new(stream, self.metrics.count_connection(), permit);
+        let connection = ServedConnection::new(connection, stream_handle.watch());
+        let offered = stream_handle.clone();
         let service = router
             .clone()
             .map_request(move |mut request: hyper::Request<Incoming>| {
                 request.extensions_mut().insert(id);
+                request.extensions_mut().insert(offered.clone());
                 request
             });
         let draining = self.draining.clone();
@@ -135,18 +154,31 @@ impl Acceptor {
                     .with_upgrades(),
             );
             let ended = tokio::select! {
-                ended = &mut serving => Ok(ended),
+                ended = &mut serving => Some(ended),
+                () = stream_handle.cut() => None,
                 () = until_it_has_to_end(&draining) => {
+                    // A stream goes on: this only says that no further request is taken.
                     serving.as_mut().graceful_shutdown();
-                    tokio::time::timeout(LAST_REQUEST_DEADLINE, serving).await
+                    tokio::select! {
+                        ended = serving => Some(ended),
+                        () = until_it_is_cut(&stream_handle) => None,
+                    }
                 }
             };
-            if let Ok(Err(error)) = ended {
+            if let Some(Err(error)) = ended {
                 // Peers that vanish and scanners that speak no HTTP are everyday life.
                 tracing::debug!(%error, "the connection ended early");
             }
         };
         self.tasks.spawn("connection", served.instrument(span));
+    }
+}
+
+/// Resolves when a connection that takes no further request has no right to go on: soon, or with its session.
+async fn until_it_is_cut(stream: &StreamHandle) {
+    tokio::time::sleep(LAST_REQUEST_DEADLINE).await;
+    if stream.is_stream() {
+        stream.cut().await;
     }
 }
 
@@ -162,4 +194,27 @@ fn is_of_one_connection(error: &io::Error) -> bool {
         error.kind(),
         ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_goes_on_until_its_session_has_ended_and_a_request_does_not() {
+        let request = StreamHandle::default();
+        let began = tokio::time::Instant::now();
+        until_it_is_cut(&request).await;
+        assert_eq!(began.elapsed(), LAST_REQUEST_DEADLINE);
+
+        let stream = StreamHandle::default();
+        let (writer, _body) = stream.begin().unwrap();
+        let mut cut = Box::pin(until_it_is_cut(&stream));
+        let long = tokio::time::timeout(2 * REQUESTS_MAX, &mut cut).await;
+        assert!(long.is_err());
+        drop(writer);
+        assert!(cut.now_or_never().is_some());
+    }
 }

@@ -1,4 +1,6 @@
-//! Who is calling: every entrance judges tokens here, and refuses them alike.
+//! Who is calling: the same judgement of a token at every entrance.
+//!
+//! It deliberately does not look for the token: that is `auth::find_token`'s matter.
 
 use super::{Edge, Problem};
 use crate::{
@@ -6,13 +8,13 @@ use crate::{
     metrics::ByReason,
 };
 
-/// Judges a token, or the reason for which none was found.
+/// The caller behind a token, or the answer that refuses it. A refusal is counted and logged.
 ///
 /// # Errors
-/// `401`; or `503` while the keys for it cannot be had.
+/// `401`, or `503` if tokens cannot be checked at the moment.
 ///
 /// # Cancel safety
-/// Safe: nothing is kept.
+/// Safe.
 pub(super) async fn authenticate(edge: &Edge, token: Result<Token, AuthError>) -> Result<Identity, Problem> {
     let judged = match token {
         Ok(token) => edge.verifier.authenticate(&token).await,

@@ -1,12 +1,13 @@
 //! One accepted TCP connection: its id, and what it holds of the gateway's limits for as long as it lives.
 //!
-//! The connection outlives the HTTP part: after an upgrade the same value carries the session.
+//! The connection outlives the HTTP part: after an upgrade the same value carries the session. What the HTTP part needs
+//! beside it is left behind then.
 
 use std::{
     fmt,
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::{
@@ -15,6 +16,7 @@ use tokio::{
     sync::OwnedSemaphorePermit,
 };
 
+use super::stream::StreamWatch;
 use crate::{metrics::GaugeGuard, types::SessionId};
 
 /// Names a connection in the log and, if it becomes one, as a session.
@@ -83,5 +85,66 @@ impl AsyncWrite for Connection {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+/// A connection as the HTTP server uses it: whoever streams an answer learns when it was written.
+#[derive(Debug)]
+pub(super) struct ServedConnection {
+    connection: Connection,
+    watch: StreamWatch,
+}
+
+impl ServedConnection {
+    /// A connection, and who is told when it was flushed and when it is no more.
+    pub(super) const fn new(connection: Connection, watch: StreamWatch) -> Self {
+        Self { connection, watch }
+    }
+
+    /// The connection alone, after an upgrade.
+    pub(super) fn into_connection(self) -> Connection {
+        self.connection
+    }
+
+    fn connection(self: Pin<&mut Self>) -> Pin<&mut Connection> {
+        Pin::new(&mut self.get_mut().connection)
+    }
+}
+
+impl AsyncRead for ServedConnection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.connection().poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for ServedConnection {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.connection().poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.as_mut().connection().poll_flush(context))?;
+        self.watch.note_flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.connection().poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.connection().poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.connection.is_write_vectored()
     }
 }

@@ -1,4 +1,4 @@
-//! Where the outside meets the gateway: TCP connections, HTTP, and the upgrade to a WebSocket.
+//! Where the outside meets the gateway: TCP connections, HTTP, the upgrade to a WebSocket, and Server-Sent Events.
 //!
 //! Invariants:
 //! - Nobody who has not shown a valid token reaches a session.
@@ -10,6 +10,8 @@ pub mod acceptor;
 mod api;
 mod caller;
 mod connection;
+mod door;
+mod events;
 pub mod health;
 mod identified;
 pub mod origin;
@@ -17,6 +19,7 @@ mod problem;
 pub mod quota;
 mod rest;
 mod socket;
+mod stream;
 
 use std::{sync::Arc, time::Duration};
 
@@ -73,6 +76,7 @@ pub fn router(edge: Edge) -> Router {
     let cors = cors(&edge.origins);
     api::routes(&edge)
         .route("/v1/socket", get(socket::open))
+        .route("/v1/events", get(events::open))
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))

@@ -11,14 +11,13 @@ use std::{
 };
 
 use axum::{
-    extract::{Query, Request, State},
+    extract::{Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures::{Sink, SinkExt, Stream, StreamExt};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_tungstenite::{
     WebSocketStream,
@@ -31,15 +30,18 @@ use tokio_tungstenite::{
 };
 use tracing::Instrument as _;
 
-use super::{ConnectionId, Edge, Problem, caller::authenticate, connection::Connection};
+use super::{
+    Edge, Problem,
+    connection::{Connection, ServedConnection},
+    door,
+};
 use crate::{
-    auth::{find_token, offers_native_protocol},
+    auth::offers_native_protocol,
     protocol::{
         client_frame::CLIENT_FRAME_BYTES_MAX,
         server_frame::{self, EventsFrameBuilder},
     },
     session::{End, Inbound, Opening, Outbound, Transport, TransportGone},
-    types::SessionId,
 };
 
 /// The subprotocol that a client offers to bring its token in the same header.
@@ -62,48 +64,21 @@ const LINGER: Duration = Duration::from_secs(3);
 /// How much is read at once of what a peer still sends after it was sent a close frame.
 const SCRAP_BYTES: usize = 1024;
 
-/// What the query string may hold beside the token, which is read where all credentials are.
-#[derive(Deserialize)]
-pub(super) struct Parameters {
-    cursor: Option<String>,
-}
-
 /// Checks everything that can be checked before the upgrade, and starts the session after it.
 pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Result<Response, Problem> {
-    let token = find_token(request.headers(), request.uri().query());
-    let identity = authenticate(&edge, token).await?;
-    if !edge.origins.allow(request.headers()) {
-        edge.metrics.refuse("origin");
-        return Err(Problem::origin_not_allowed());
-    }
+    let (headers, query) = (request.headers(), request.uri().query());
+    let identity = door::identify(&edge, headers, query).await?;
     let answer = handshake(request.headers())?;
-    if edge.draining.is_cancelled() {
-        edge.metrics.refuse("draining");
-        return Err(Problem::unavailable(
-            "The gateway is shutting down; another one may answer.",
-        ));
-    }
-    if edge.sessions.hub.position.newest().is_none() {
-        edge.metrics.refuse("no_feed");
-        return Err(Problem::unavailable(
-            "The gateway has not reached its database yet.",
-        ));
-    }
-    let Query(parameters): Query<Parameters> =
-        Query::try_from_uri(request.uri()).map_err(|_| Problem::bad_query())?;
+    door::check_open(&edge)?;
+    let cursor = door::cursor_parameter(request.uri())?;
     let upgrade = request
         .extensions_mut()
         .remove::<OnUpgrade>()
         .ok_or(Problem::upgrade_required())?;
-    let session = request
-        .extensions()
-        .get::<ConnectionId>()
-        .map_or_else(SessionId::random, |id| id.0);
-    let cursor = parameters.cursor.map(|text| text.parse());
     let opening = Opening {
-        session,
+        session: door::session_id(request.extensions()),
         identity,
-        cursor,
+        cursor: cursor.map(|text| text.parse()),
     };
     let span = tracing::Span::current();
     edge.tasks
@@ -170,13 +145,13 @@ struct NativeSocket<S> {
 impl NativeSocket<Connection> {
     /// Takes the plain connection, and whatever was read ahead, back from the HTTP server.
     async fn take_over(upgraded: Upgraded) -> Option<Self> {
-        let parts = upgraded.downcast::<TokioIo<Connection>>().ok()?;
+        let parts = upgraded.downcast::<TokioIo<ServedConnection>>().ok()?;
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(WRITE_BUFFER_BYTES)
             .max_message_size(Some(CLIENT_FRAME_BYTES_MAX))
             .max_frame_size(Some(CLIENT_FRAME_BYTES_MAX));
-        let stream = parts.io.into_inner();
+        let stream = parts.io.into_inner().into_connection();
         let read = parts.read_buf.to_vec();
         let socket = WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await;
         Some(Self { socket })
@@ -285,7 +260,7 @@ mod tests {
         session::{RhythmConfig, Sessions},
         store::replay::Replayer,
         tasks::Tasks,
-        types::{BatchNumber, UserId},
+        types::{BatchNumber, SessionId, UserId},
     };
 
     /// Sessions of a gateway whose shutdown has begun. Nothing here asks the database.

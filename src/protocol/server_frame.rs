@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::{
     client_frame::UNKNOWN_TYPE,
+    close::CloseCode,
     cursor::Cursor,
     event::Event,
     snapshot::{Snapshot, Transaction},
@@ -123,6 +124,11 @@ pub fn encode_error(message: &str) -> String {
     to_json(&serde_json::json!({"type": "error", "code": UNKNOWN_TYPE, "message": message}))
 }
 
+/// Why the gateway ends the session, where the transport has no close codes of its own.
+pub fn encode_close(code: CloseCode) -> String {
+    to_json(&serde_json::json!({"type": "close", "code": code.number(), "reason": code.reason()}))
+}
+
 fn to_json(value: &impl Serialize) -> String {
     // Strings and numbers into memory cannot fail; the fallback keeps the signature honest without a panic.
     serde_json::to_string(value).unwrap_or_default()
@@ -168,6 +174,13 @@ impl EventsFrame {
     /// Whether a client may continue from this frame.
     pub const fn carries_cursor(&self) -> bool {
         self.carries_cursor
+    }
+
+    /// The cursor that the frame carries, as a part of its text.
+    pub fn cursor(&self) -> Option<&str> {
+        // It is the last string of the text, and needs no escaping, so that it stands between the last two quotes.
+        let mut from_end = self.text.rsplitn(3, '"').skip(1);
+        from_end.next().filter(|_| self.carries_cursor)
     }
 
     /// The frame without the events that `seen` already sees, and with this cursor if any.
@@ -361,6 +374,30 @@ mod tests {
         assert_eq!(
             (&lost["resumed"], &lost["reason"]),
             (&json!(false), &json!("too_far"))
+        );
+    }
+
+    #[test]
+    fn the_cursor_is_found_in_the_text_if_there_is_one() {
+        let tricky = event(1, 1, Some(r#"{"id":"x","content":"\"cursor\":\"no\""}"#));
+        let mut with = EventsFrameBuilder::new();
+        with.push(&tricky, UserId(Uuid::from_u128(1)));
+        let mut without = EventsFrameBuilder::new();
+        without.push(&tricky, UserId(Uuid::from_u128(1)));
+        assert_eq!(with.finish(Some("e.1-4-2")).cursor(), Some("e.1-4-2"));
+        assert_eq!(without.finish(None).cursor(), None);
+        assert_eq!(
+            EventsFrameBuilder::new().finish(Some("e.1")).cursor(),
+            Some("e.1")
+        );
+    }
+
+    #[test]
+    fn a_close_says_its_code_and_its_reason() {
+        let close = parse(&encode_close(CloseCode::Slow));
+        assert_eq!(
+            close,
+            json!({"type": "close", "code": 4008, "reason": CloseCode::Slow.reason()})
         );
     }
 

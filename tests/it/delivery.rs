@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::support::{
     APPLICATION,
     database::people,
-    follower::{Addresses, Follower, Habits},
+    follower::{Addresses, Carrier, Follower, Habits},
     gateway::{Gateway, config, migrate, token},
     socket::Socket,
     wait_until, writers,
@@ -89,7 +89,8 @@ impl Storm {
         *self.addresses.lock().unwrap() = gateways.iter().map(|gateway| gateway.address()).collect();
     }
 
-    /// Devices that drop at random moments, and for each user one that never drops by itself.
+    /// Devices that drop at random moments, and for each user one that never drops by itself. They come over WebSockets
+    /// and over Server-Sent Events.
     async fn follow(&mut self) {
         for (number, person) in (0..).zip(self.people.iter().flat_map(|person| [person; DEVICES])) {
             let stays = number % DEVICES as u64 == 0;
@@ -98,7 +99,10 @@ impl Storm {
                 &self.devices,
                 &self.addresses,
                 UserId(*person),
-                Habits { drops_within },
+                Habits {
+                    drops_within,
+                    carrier: Carrier::of(number),
+                },
                 self.seed.wrapping_add(number),
                 self.enough.clone(),
             ));

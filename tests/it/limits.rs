@@ -18,28 +18,28 @@ use crate::support::{
 };
 
 /// A connection whose receiving side takes little ahead of its reader.
-async fn narrow(address: SocketAddr) -> TcpStream {
+pub(crate) async fn narrow(address: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(8 * 1024).unwrap();
     socket.connect(address).await.unwrap()
 }
 
 /// The most bytes that the kernel keeps for the sending side of a connection.
-fn send_buffer_max() -> usize {
+pub(crate) fn send_buffer_max() -> usize {
     let limits = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_wmem").unwrap();
     limits.split_whitespace().next_back().unwrap().parse().unwrap()
 }
 
 /// Collects the serial numbers of a client that keeps to the protocol: what came after the last cursor does not count.
 #[derive(Default)]
-struct Received {
-    seen: BTreeMap<i64, usize>,
-    provisional: Vec<i64>,
-    cursor: Option<String>,
+pub(crate) struct Received {
+    pub(crate) seen: BTreeMap<i64, usize>,
+    pub(crate) provisional: Vec<i64>,
+    pub(crate) cursor: Option<String>,
 }
 
 impl Received {
-    fn take(&mut self, frame: &Value) {
+    pub(crate) fn take(&mut self, frame: &Value) {
         self.provisional
             .extend(frame["events"].as_array().unwrap().iter().map(seq));
         if let Some(cursor) = frame["cursor"].as_str() {

@@ -16,6 +16,7 @@ mod cursors;
 mod delivery;
 mod demo;
 mod documents;
+mod events;
 mod functions;
 mod healthcheck;
 mod life;

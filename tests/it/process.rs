@@ -21,7 +21,7 @@ use crate::{
     support::{
         APPLICATION,
         database::{AT_MOST, Database, ask, execute, people},
-        follower::{Follower, Habits},
+        follower::{Carrier, Follower, Habits},
         gateway::{migrate, token},
         http::{ask_for_socket, fetch},
         process::Process,
@@ -242,7 +242,10 @@ async fn a_gateway_that_is_killed_and_started_again_loses_nothing() {
         .zip(people.iter().cycle().take(2 * PEOPLE))
         .map(|(number, person)| {
             let drops_within = (number % 2 == 0).then_some(Duration::from_millis(400));
-            let habits = Habits { drops_within };
+            let habits = Habits {
+                drops_within,
+                carrier: Carrier::of(number),
+            };
             Follower::start(
                 &devices,
                 &addresses,

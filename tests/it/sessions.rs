@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::support::{
     database::{AT_MOST, people},
-    follower::{Follower, Habits},
+    follower::{Carrier, Follower, Habits},
     gateway::{Gateway, token, token_for},
     http,
     scene::{Scene, content, seq},
@@ -804,7 +804,10 @@ async fn a_large_statement_arrives_once(prepare: &str, statement: &str, rows: us
     let tasks = Tasks::new();
     let addresses = Arc::new(Mutex::new(vec![scene.gateway.address()]));
     let enough = CancellationToken::new();
-    let habits = Habits { drops_within: None };
+    let habits = Habits {
+        drops_within: None,
+        carrier: Carrier::WebSocket,
+    };
     let followers =
         [alice, bob].map(|user| Follower::start(&tasks, &addresses, user, habits, 7, enough.clone()));
     wait_until("both follow", || {

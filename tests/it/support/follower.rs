@@ -16,6 +16,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    event_source::EventSource,
     gateway::token,
     socket::{Heard, Socket},
 };
@@ -58,6 +59,54 @@ pub(crate) struct Follower {
 pub(crate) struct Habits {
     /// The longest time it stays connected before it drops without a word; `None`: it never drops by itself.
     pub(crate) drops_within: Option<Duration>,
+    /// What carries its events.
+    pub(crate) carrier: Carrier,
+}
+
+/// What carries a device's events.
+#[derive(Clone, Copy)]
+pub(crate) enum Carrier {
+    WebSocket,
+    ServerSentEvents,
+}
+
+impl Carrier {
+    /// Every third of many devices comes over Server-Sent Events, whatever else is told by whether its number is even.
+    pub(crate) const fn of(number: u64) -> Self {
+        if number.is_multiple_of(3) {
+            Self::ServerSentEvents
+        } else {
+            Self::WebSocket
+        }
+    }
+}
+
+/// An open connection of a device.
+enum Connection {
+    Socket(Box<Socket>),
+    Events(EventSource),
+}
+
+impl Connection {
+    async fn open(carrier: Carrier, address: SocketAddr, token: &str, cursor: Option<&str>) -> Option<Self> {
+        match carrier {
+            Carrier::WebSocket => {
+                let socket = Socket::open(address, token, cursor).await.ok()?;
+                Some(Self::Socket(Box::new(socket)))
+            }
+            Carrier::ServerSentEvents => {
+                let source = EventSource::open(address, token, cursor).await.ok()?;
+                Some(Self::Events(source))
+            }
+        }
+    }
+
+    async fn hear(&mut self) -> Heard {
+        match self {
+            Self::Socket(socket) => socket.hear().await,
+            Self::Events(source) => source.hear().await,
+        }
+    }
 }
 
 impl Follower {
@@ -105,15 +154,17 @@ impl Device {
                 let addresses = self.addresses.lock().unwrap();
                 addresses[self.random.random_range(0..addresses.len())]
             };
-            let socket = Socket::open(address, &token(self.user), self.cursor.as_deref()).await;
-            if let Ok(socket) = socket {
+            let token = token(self.user);
+            let carrier = self.habits.carrier;
+            let connection = Connection::open(carrier, address, &token, self.cursor.as_deref()).await;
+            if let Some(connection) = connection {
                 let stay = self
                     .habits
                     .drops_within
                     .map(|most| most.mul_f64(self.random.random()));
                 let stay = stay.unwrap_or(Duration::from_secs(3600));
-                // Dropping the socket is how a laptop's lid closes: no word, just gone.
-                let _dropped = tokio::time::timeout(stay, self.follow(socket)).await;
+                // Dropping the connection is how a laptop's lid closes: no word, just gone.
+                let _dropped = tokio::time::timeout(stay, self.follow(connection)).await;
             }
             // A device that cannot connect tries again soon; that pause is a client's backoff and not a wait for
             // anything that the test looks at.
@@ -121,9 +172,9 @@ impl Device {
         }
     }
 
-    async fn follow(&mut self, mut socket: Socket) {
+    async fn follow(&mut self, mut connection: Connection) {
         let mut provisional: Vec<i64> = Vec::new();
-        while let Heard::Frame(frame) = socket.hear().await {
+        while let Heard::Frame(frame) = connection.hear().await {
             match frame["type"].as_str() {
                 Some("ready") => self.greeted(&frame),
                 Some("events") => {

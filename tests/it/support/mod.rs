@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod database;
+pub(crate) mod event_source;
 pub(crate) mod follower;
 pub(crate) mod gateway;
 pub(crate) mod http;

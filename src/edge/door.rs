@@ -1,0 +1,77 @@
+//! What is asked of everybody who wants a session, whatever carries it, and in the same order.
+//!
+//! It deliberately does not look at what belongs to one carrier alone, such as the handshake of a WebSocket.
+
+use axum::{
+    extract::Query,
+    http::{Extensions, HeaderMap, Uri},
+};
+use serde::Deserialize;
+
+use super::{ConnectionId, Edge, Problem, caller::authenticate};
+use crate::{
+    auth::{Identity, find_token},
+    types::SessionId,
+};
+
+/// What the query string may hold beside the token, which is read where all credentials are.
+#[derive(Deserialize)]
+struct Parameters {
+    cursor: Option<String>,
+}
+
+/// Who wants the session, if its page may have one.
+///
+/// # Errors
+/// `401` or `503` for the token, `403` for the page's origin.
+///
+/// # Cancel safety
+/// Safe.
+pub(super) async fn identify(
+    edge: &Edge,
+    headers: &HeaderMap,
+    query: Option<&str>,
+) -> Result<Identity, Problem> {
+    let identity = authenticate(edge, find_token(headers, query)).await?;
+    if !edge.origins.allow(headers) {
+        edge.metrics.refuse("origin");
+        return Err(Problem::origin_not_allowed());
+    }
+    Ok(identity)
+}
+
+/// Whether the gateway takes sessions at this moment.
+///
+/// # Errors
+/// `503`.
+pub(super) fn check_open(edge: &Edge) -> Result<(), Problem> {
+    if edge.draining.is_cancelled() {
+        edge.metrics.refuse("draining");
+        return Err(Problem::unavailable(
+            "The gateway is shutting down; another one may answer.",
+        ));
+    }
+    if edge.sessions.hub.position.newest().is_none() {
+        edge.metrics.refuse("no_feed");
+        return Err(Problem::unavailable(
+            "The gateway has not reached its database yet.",
+        ));
+    }
+    Ok(())
+}
+
+/// The cursor in the query string, not yet read.
+///
+/// # Errors
+/// `400` if the query string is none.
+pub(super) fn cursor_parameter(uri: &Uri) -> Result<Option<String>, Problem> {
+    let Query(parameters): Query<Parameters> = Query::try_from_uri(uri).map_err(|_| Problem::bad_query())?;
+    Ok(parameters.cursor)
+}
+
+/// The session's name: its connection's.
+pub(super) fn session_id(extensions: &Extensions) -> SessionId {
+    extensions
+        .get::<ConnectionId>()
+        .map_or_else(SessionId::random, |id| id.0)
+}
