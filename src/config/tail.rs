@@ -12,7 +12,7 @@ use super::{
 use crate::{
     auth::Token,
     protocol::cursor::CURSOR_BYTES_MAX,
-    tail::{Credentials, GatewayUrl, Signer, TailConfig},
+    tail::{Carrier, Credentials, GatewayUrl, Signer, TailConfig},
     types::UserId,
 };
 
@@ -37,6 +37,9 @@ pub struct TailFlags {
     /// Print each event as the JSON object it came as, one on each line.
     #[arg(long)]
     json: bool,
+    /// Connect by Server-Sent Events instead of a WebSocket, for places where WebSockets do not pass.
+    #[arg(long)]
+    sse: bool,
     /// Continue after this cursor, as a former `herald tail` printed it when it ended.
     #[arg(long, value_name = "CURSOR")]
     cursor: Option<String>,
@@ -67,6 +70,7 @@ impl std::fmt::Debug for TailFlags {
             .field("user", &self.user)
             .field("url", &self.url)
             .field("json", &self.json)
+            .field("sse", &self.sse)
             .finish_non_exhaustive()
     }
 }
@@ -112,6 +116,11 @@ impl TailFlags {
         Ok(TailSettings {
             client: TailConfig {
                 url,
+                carrier: if self.sse {
+                    Carrier::ServerSentEvents
+                } else {
+                    Carrier::WebSocket
+                },
                 user,
                 credentials,
                 cursor,
@@ -210,6 +219,9 @@ mod tests {
         let settings = check(&["--token=a.b.c", "--jwt-secret="]).unwrap();
         assert!(matches!(settings.client.credentials, Credentials::Given(_)));
         assert!(settings.client.user.is_none() && settings.client.cursor.is_none());
+        assert_eq!(settings.client.carrier, Carrier::WebSocket);
+        let settings = check(&["--token=a.b.c", "--jwt-secret=", "--sse"]).unwrap();
+        assert_eq!(settings.client.carrier, Carrier::ServerSentEvents);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Where a gateway is: from what a person types to the URL of its socket.
+//! Where a gateway is: from what a person types to the URLs of its socket and its events.
 //!
 //! The token is never part of it, since URLs end up in the logs of whatever lies between.
 
@@ -9,6 +9,9 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// The path of the socket, below the gateway's own.
 const SOCKET_PATH: &str = "/v1/socket";
+
+/// The path of the events, below the gateway's own.
+const EVENTS_PATH: &str = "/v1/events";
 
 /// A gateway's address: `http://127.0.0.1:4000`, or `https://example.org/herald` behind a reverse proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +79,11 @@ impl GatewayUrl {
         self.is_secure
     }
 
+    /// The URL of the events.
+    pub(super) fn events(&self) -> String {
+        format!("{self}{EVENTS_PATH}")
+    }
+
     /// The URL of the socket, which continues from this cursor if there is one.
     pub(super) fn socket(&self, cursor: Option<&str>) -> String {
         let scheme = if self.is_secure { "wss" } else { "ws" };
@@ -108,6 +116,19 @@ mod tests {
             socket("https://example.org/herald/", None),
             "wss://example.org/herald/v1/socket"
         );
+    }
+
+    #[test]
+    fn events_are_below_the_gateways_own_path_too() {
+        for (address, events) in [
+            ("ws://[::1]:4000/", "http://[::1]:4000/v1/events"),
+            (
+                "https://example.org/herald",
+                "https://example.org/herald/v1/events",
+            ),
+        ] {
+            assert_eq!(address.parse::<GatewayUrl>().unwrap().events(), events);
+        }
     }
 
     #[test]
