@@ -233,7 +233,7 @@ mod tests {
             ends in proptest::collection::vec(prop_oneof![Just("\n"), Just("\r\n"), Just("\r")], 20),
             cuts in proptest::collection::vec(any::<proptest::sample::Index>(), 0..10),
         ) {
-            let plain = lines.iter().map(|line| line.as_str()).chain([""]).collect::<Vec<_>>().join("\n");
+            let plain = lines.iter().map(String::as_str).chain([""]).collect::<Vec<_>>().join("\n");
             let mut mixed = String::new();
             for (line, end) in lines.iter().zip(&ends) {
                 // A line feed behind a carriage return would belong to it.

@@ -621,7 +621,8 @@ async fn tokens_are_renewed(scene: &Scene, gateway: &Gateway, carrier: Carrier) 
         said += 1;
         wait_until("it was shown", || notebook.events.lock().unwrap().len() == said).await;
     }
-    assert_eq!(*notebook.events.lock().unwrap(), scene.logged().await);
+    let logged = scene.logged().await;
+    assert_eq!(*notebook.events.lock().unwrap(), logged);
     let notices = notebook.notices.lock().unwrap().clone();
     assert!(
         matches!(notices.as_slice(), [Notice::Connected { resumed: false, .. }]),
