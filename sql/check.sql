@@ -103,7 +103,7 @@ begin
     select 5, format('public.%s exists and is no index on public.messages; Herald needs that name for one', relname)
       from pg_catalog.pg_class
      where relnamespace = 'public'::regnamespace
-       and relname in ('idx_messages_conversation_lookup', 'idx_messages_user_product_time')
+       and relname in ('idx_messages_conversation_lookup', 'idx_messages_user_product_time', 'idx_messages_unread')
        and not exists (
          select from pg_catalog.pg_index where indexrelid = pg_class.oid and indrelid = to_regclass('public.messages'))
 

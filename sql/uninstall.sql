@@ -20,6 +20,27 @@ begin
 end
 $herald$;
 
+create or replace function herald.remove_functions() returns table (outcome text, subject text, note text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $herald$
+declare
+  entry record;
+begin
+  for entry in
+    select name, origin from herald.installed where kind = 'function' and to_regprocedure(name) is not null order by name
+  loop
+    if entry.origin = 'installed' then
+      -- Without CASCADE, as with the view.
+      execute format('drop routine %s', entry.name);
+      return query select 'removed', 'function ' || entry.name, null;
+    else
+      return query select 'kept', 'function ' || entry.name, 'it was there before Herald';
+    end if;
+  end loop;
+end
+$herald$;
+
 create or replace function herald.remove_view() returns table (outcome text, subject text, note text)
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -43,21 +64,5 @@ create or replace function herald.index_removal_statements() returns table (stat
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $herald$
-  -- A partitioned index cannot be dropped concurrently; dropping it takes the attached ones along.
-  select case relkind when 'I' then format('drop index %s', index) else format('drop index concurrently %s', index) end,
-         relkind = 'I'
-    from herald.installed
-   cross join lateral to_regclass(installed.name) as index
-    join pg_class on pg_class.oid = index
-   where installed.kind = 'index' and installed.origin = 'installed'
-  union all
-  -- What an interrupted build left on a partition and never attached.
-  select format('drop index concurrently %s', pg_class.oid::regclass), false
-    from herald.installed
-    join herald.message_tables() as message_table on true
-    join pg_index on indrelid = message_table
-    join pg_class on pg_class.oid = indexrelid and pg_class.relkind = 'i' and not pg_class.relispartition
-   where installed.kind = 'index' and installed.origin = 'installed'
-     and format('public.%I', regexp_replace(pg_class.relname, '_[0-9]+$', '')) = installed.name
-     and pg_class.relname ~ '_[0-9]+$'
+  select removal.statement, removal.brief from herald.own_indexes() as own cross join herald.index_removal(own.index) as removal
 $herald$;

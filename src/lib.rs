@@ -14,13 +14,14 @@ pub mod auth;
 pub mod hub;
 pub mod postgres;
 
-pub mod dev;
+pub mod client;
 pub mod migrate;
 pub mod store;
-pub mod tail;
 
+pub mod dev;
 pub mod fanout;
 pub mod session;
+pub mod tail;
 
 pub mod edge;
 pub mod feed;

@@ -45,6 +45,15 @@ label!(ByOutcome, outcome, "Told apart by how it ended.");
 label!(ByReason, reason, "Told apart by why it happened.");
 label!(ByState, state, "Told apart by the state something is in.");
 
+/// Told apart by the call of the HTTP API and the status of its answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByRequest {
+    /// The call.
+    pub operation: &'static str,
+    /// The status code.
+    pub status: u16,
+}
+
 /// The states of the feed, as `herald_feed_state` names them.
 pub const FEED_STATES: [&str; 4] = ["connecting", "listening", "waiting", "refused"];
 
@@ -101,6 +110,10 @@ pub struct Metrics {
     pub notification_queue_usage: Gauge<f64, AtomicU64>,
     /// Requests whose token was missing or refused.
     pub auth_failures: Family<ByReason, Counter>,
+    /// Calls of the HTTP API.
+    pub requests: Family<ByRequest, Counter>,
+    /// Time from a call's headers until its answer.
+    pub request_duration: Histogram,
 }
 
 impl fmt::Debug for Metrics {
@@ -147,6 +160,8 @@ impl Metrics {
             log_upkeep_failures: Counter::default(),
             notification_queue_usage: Gauge::default(),
             auth_failures: Family::default(),
+            requests: Family::default(),
+            request_duration: Histogram::new(seconds()),
         };
         metrics.enter_feed_state("connecting");
         metrics.registered()
@@ -187,6 +202,17 @@ impl Metrics {
             "auth_failures",
             "Tokens missing or refused, by reason",
             self.auth_failures.clone(),
+        );
+        registry.register(
+            "requests",
+            "Calls of the HTTP API, by status",
+            self.requests.clone(),
+        );
+        registry.register_with_unit(
+            "request_duration",
+            "From a call's headers until its answer",
+            Unit::Seconds,
+            self.request_duration.clone(),
         );
         registry.register_with_unit(
             "delivery_latency",

@@ -1,10 +1,13 @@
-# Sourced by script/server and script/test: what both need before they can begin. It knows bash 3.2, which macOS has.
+# Sourced by script/server, script/test and script/fuzz: what they need before they can begin. It knows bash 3.2, which macOS has.
 #
 # `root` is the project's folder; the caller has set it.
 
 # The oldest version of the Postgres server that Herald works with; the newest that Homebrew is asked for.
 oldest_postgres=15
 homebrew_postgres=postgresql@17
+
+# The oldest Python that runs what script/lib/fuzz-requirements.txt names.
+oldest_python=3.11
 
 began=$SECONDS
 
@@ -86,16 +89,19 @@ Put the folder that holds its program "postgres" on PATH, and run this again.'
     step "Postgres server: $found"
 }
 
-# Runs a command as root: as it is, or by sudo, which asks for a password only where somebody can type one.
+# Whether something can be done as root: by root itself, or by sudo, which asks for a password only where somebody can type one.
+can_be_root() {
+    [ "$(id -u)" -eq 0 ] || { command -v sudo >/dev/null 2>&1 && { sudo -n true 2>/dev/null || [ -t 0 ]; }; }
+}
+
 as_root() {
-    if [ "$(id -u)" -eq 0 ]; then
-        "$@"
-    elif command -v sudo >/dev/null 2>&1 && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
-        sudo "$@"
-    else
-        give_up "A PostgreSQL server of version $oldest_postgres or newer was not found, and installing it needs root. Run this, and then this script again:
-    sudo apt-get install postgresql"
-    fi
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# Gives up unless apt can be used. $1 is what is missing, $2 the package that has it.
+require_root_for() {
+    can_be_root || give_up "$1 was not found, and installing it needs root. Run this, and then this script again:
+    sudo apt-get install $2"
 }
 
 apt_get() {
@@ -104,7 +110,7 @@ apt_get() {
 
 install_by_apt() {
     local newest drop_in=/etc/postgresql-common/createcluster.d/herald-none.conf
-    as_root true
+    require_root_for "A PostgreSQL server of version $oldest_postgres or newer" postgresql
     step 'updating the list of packages'
     apt_get update
     newest=$(apt-cache search --names-only '^postgresql-[0-9]+$' | sed -n 's/^postgresql-\([0-9]*\) .*/\1/p' | sort -n | tail -1)
@@ -124,4 +130,127 @@ PostgreSQL project, and run this again:
     apt_get install --no-install-recommends "postgresql-$newest"
     as_root rm -f "$drop_in"
     trap - EXIT
+}
+
+# PgBouncer, which the tests put in front of the gateway's pool. It is found by PATH, or where Debian and Homebrew put it, which an
+# ordinary user's PATH need not have; then it is put there for what is started from here.
+find_pgbouncer() {
+    local candidate
+    for candidate in "$(command -v pgbouncer || true)" /usr/sbin/pgbouncer \
+        /opt/homebrew/opt/pgbouncer/bin/pgbouncer /usr/local/opt/pgbouncer/bin/pgbouncer \
+        /home/linuxbrew/.linuxbrew/opt/pgbouncer/bin/pgbouncer; do
+        if [ -x "$candidate" ]; then
+            printf '%s\n' "$candidate"
+            return 0
+        fi
+    done
+    return 1
+}
+
+require_pgbouncer() {
+    local found
+    if ! found=$(find_pgbouncer); then
+        if command -v apt-get >/dev/null 2>&1; then
+            install_pgbouncer_by_apt
+        elif command -v brew >/dev/null 2>&1 && [ "$(id -u)" -ne 0 ]; then
+            step 'installing pgbouncer by Homebrew'
+            brew install pgbouncer </dev/null
+        else
+            give_up "PgBouncer was not found; the tests need it. Install it, and run this again:
+    dnf install pgbouncer               (Fedora)
+    apk add pgbouncer                   (Alpine)
+    pacman -S pgbouncer                 (Arch)
+    brew install pgbouncer              (macOS, as an ordinary user; Homebrew: https://brew.sh)
+It need not be started, nor does anything have to be set up: each test that needs one runs one of its own."
+        fi
+        found=$(find_pgbouncer) || give_up 'PgBouncer was installed, but not where it is looked for.
+Put the folder that holds its program "pgbouncer" on PATH, and run this again.'
+    fi
+    step "PgBouncer: $found"
+    PATH="$PATH:${found%/*}"
+    export PATH
+}
+
+install_pgbouncer_by_apt() {
+    require_root_for PgBouncer pgbouncer
+    step 'installing pgbouncer by apt'
+    apt_get update
+    # Debian starts a service with the installation, and again whenever the machine starts, which nobody here asked for. The first is
+    # asked of this program (invoke-rc.d(8)), which the machine may have already; it is put back whatever happens.
+    forbid_services pgbouncer
+    apt_get install --no-install-recommends pgbouncer
+    as_root update-rc.d pgbouncer disable >/dev/null 2>&1
+    allow_services
+}
+
+policy=/usr/sbin/policy-rc.d
+
+# Until `allow_services`, or until this script ends, packages do not start the service $1.
+forbid_services() {
+    trap allow_services EXIT
+    # What a run that was killed left behind is undone first.
+    if [ -e "$policy.before-herald" ]; then
+        as_root mv -f "$policy.before-herald" "$policy"
+    elif grep -qs "Put here by Herald's script/test" "$policy"; then
+        as_root rm -f "$policy"
+    fi
+    if [ -e "$policy" ]; then as_root cp -p "$policy" "$policy.before-herald"; fi
+    as_root tee "$policy.of-herald" >/dev/null <<EOF
+#!/bin/sh
+# Put here by Herald's script/test for the time of one installation.
+if [ "\$1" = $1 ]; then exit 101; fi
+if [ -x $policy.before-herald ]; then exec $policy.before-herald "\$@"; fi
+exit 104
+EOF
+    as_root chmod 0755 "$policy.of-herald"
+    as_root mv -f "$policy.of-herald" "$policy"
+}
+
+allow_services() {
+    if [ -e "$policy.before-herald" ]; then
+        as_root mv -f "$policy.before-herald" "$policy"
+    else
+        as_root rm -f "$policy"
+    fi
+    trap - EXIT
+}
+
+# Sets `python` to a Python that is new enough and can make virtual environments.
+require_python() {
+    local package=
+    if python=$(find_python); then return; fi
+    if command -v apt-get >/dev/null 2>&1; then
+        require_root_for "Python $oldest_python or newer with the module venv" python3-venv
+        step 'updating the list of packages'
+        apt_get update
+        package=$(apt-cache search --names-only '^python3\.[0-9]+-venv$' | sed -n 's/^python3\.\([0-9]*\)-venv .*/\1/p' | sort -n | tail -1)
+        if [ "${package:-0}" -ge "${oldest_python#*.}" ]; then
+            step "installing python3.$package-venv by apt"
+            apt_get install --no-install-recommends "python3.$package-venv"
+        fi
+    elif command -v brew >/dev/null 2>&1 && [ "$(id -u)" -ne 0 ]; then
+        step 'installing python3 by Homebrew'
+        brew install python3 </dev/null
+    fi
+    python=$(find_python) || give_up "Python $oldest_python or newer with the modules venv and ensurepip was not found; script/fuzz needs it. Install it, and
+run this again:
+    dnf install python3.12              (Fedora, RHEL)
+    apk add python3                     (Alpine)
+    pacman -S python                    (Arch)
+    brew install python3                (macOS)
+On an older Debian or Ubuntu, install one by pyenv (https://github.com/pyenv/pyenv) and put it on PATH as python3."
+}
+
+find_python() {
+    local candidate
+    # Homebrew's and pyenv's folders come by PATH, and need not stand first there.
+    for candidate in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3 /opt/homebrew/bin/python3 \
+        /usr/local/bin/python3 /home/linuxbrew/.linuxbrew/bin/python3; do
+        if "$candidate" -c "import ensurepip, sys, venv; sys.exit(sys.version_info < (${oldest_python%.*}, ${oldest_python#*.}))" \
+            >/dev/null 2>&1; then
+            command -v "$candidate"
+            return 0
+        fi
+    done
+    return 1
 }

@@ -12,13 +12,13 @@ use tokio_util::sync::CancellationToken;
 use self::vital::Vital;
 use crate::{
     auth::{AuthConfig, AuthConfigError, Verifier},
-    edge::{AllowedOrigins, Edge, acceptor::Acceptor, refusing_router, router},
+    edge::{AllowedOrigins, Edge, Quota, acceptor::Acceptor, refusing_router, router},
     feed::{Feed, FeedConfig, Retention},
     hub::{FeedStatus, Hub},
     metrics::Metrics,
     postgres::{Settings, pool},
     session::{RhythmConfig, Sessions},
-    store::replay::Replayer,
+    store::{conversations::Conversations, replay::Replayer},
     tasks::Tasks,
 };
 
@@ -27,6 +27,9 @@ const POOL_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a replay may take, from the question to its last row.
 const REPLAY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long the database may take to carry out a call of the HTTP API.
+const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The settings of a gateway.
 #[derive(Clone, Debug)]
@@ -41,6 +44,10 @@ pub struct AppConfig {
     pub origins: AllowedOrigins,
     /// Connections at once.
     pub connections_max: usize,
+    /// The role taken on for the calling user; `None` keeps the pool's own.
+    pub role: Option<String>,
+    /// Requests a second of one user over HTTP.
+    pub user_requests_per_second: u32,
     /// Sessions of one user at once.
     pub sessions_per_user: usize,
     /// The bound of each session's outbox.
@@ -66,6 +73,8 @@ impl AppConfig {
             auth,
             origins: AllowedOrigins::SameHost,
             connections_max: 100_000,
+            role: Some("authenticated".to_owned()),
+            user_requests_per_second: 500,
             sessions_per_user: 64,
             outbox_bytes: 1 << 20,
             replay_events: 1000,
@@ -137,6 +146,8 @@ impl App {
             metrics: Arc::clone(&metrics),
             tasks: tasks.clone(),
             draining: draining.clone(),
+            conversations: Conversations::new(pool.clone(), config.role.as_deref(), CALL_DEADLINE),
+            quota: Arc::new(Quota::new(config.user_requests_per_second)),
             origins: Arc::new(config.origins.clone()),
             probe: Arc::default(),
         };

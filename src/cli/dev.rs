@@ -8,7 +8,7 @@ use std::{
     convert::Infallible,
     fmt,
     io::{self, Write},
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -22,7 +22,10 @@ use super::{EXIT_USAGE, fail, signals::Signals};
 use crate::{
     app::{App, AppConfig, StartError},
     auth::{AuthConfig, Secret, SecretTooShort},
-    config::dev::{ChatterFlags, DevConfig, DevFlags},
+    config::{
+        dev::{ChatterConfig, ChatterFlags, DevConfig, DevFlags},
+        token::SECRET_VARIABLE,
+    },
     dev::{
         self,
         chatter::{self, Chatter},
@@ -87,9 +90,16 @@ pub(super) fn run(flags: DevFlags) -> ExitCode {
 }
 
 /// Runs the chatter until its standard input ends.
-pub(super) fn run_chatter(flags: &ChatterFlags) -> ExitCode {
+pub(super) fn run_chatter(flags: ChatterFlags) -> ExitCode {
+    let ChatterConfig {
+        database_url,
+        gateway,
+    } = match flags.check() {
+        Ok(config) => config,
+        Err(mistakes) => return fail("dev-chatter", &mistakes, EXIT_USAGE),
+    };
     block_on(async {
-        chatter::run(&flags.database_url, |note| say(note))
+        chatter::run(&database_url, gateway, |note| say(note))
             .await
             .map_err(DevError::Chatter)
     })
@@ -254,10 +264,8 @@ impl Demo {
     }
 
     fn gateway(&self, listener: TcpListener, stopping: CancellationToken) -> Result<Gateway, DevError> {
-        let file = &self.jwt_secret_file;
-        let secret = dev::kept_secret(file).map_err(|error| file_error(file, error))?;
         let auth = AuthConfig {
-            secret: Some(Secret::new(secret)?),
+            secret: Some(Secret::new(self.jwt_secret()?)?),
             ..AuthConfig::default()
         };
         let config = AppConfig::with_defaults(Settings::parse(&self.cluster.url(demo::DATABASE))?, auth);
@@ -268,11 +276,29 @@ impl Demo {
         })
     }
 
+    fn jwt_secret(&self) -> Result<String, DevError> {
+        let file = &self.jwt_secret_file;
+        dev::kept_secret(file).map_err(|error| file_error(file, error))
+    }
+
+    /// Where the gateway is reached from this machine: one that listens on every address, on loopback.
+    fn url(&self) -> String {
+        let mut address = self.address;
+        match address.ip() {
+            IpAddr::V4(every) if every.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(every) if every.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+            IpAddr::V4(_) | IpAddr::V6(_) => {}
+        }
+        format!("http://{address}")
+    }
+
     fn start_chatter(&self) -> Result<Chatter, DevError> {
         let mut command = Command::new(&self.program);
         command
             .arg("dev-chatter")
-            .env("DATABASE_URL", self.cluster.url(demo::DATABASE));
+            .env("DATABASE_URL", self.cluster.url(demo::DATABASE))
+            .env("HERALD_URL", self.url())
+            .env(SECRET_VARIABLE, self.jwt_secret()?);
         Chatter::start(command).map_err(DevError::Chatter)
     }
 
@@ -281,28 +307,36 @@ impl Demo {
         let [alice, bob, ..] = PEOPLE;
         let log = self.cluster.log_file();
         let chatter = chatter.pid().unwrap_or_default();
-        let (address, database, port) = (self.address, demo::DATABASE, self.cluster.port());
+        let (url, database, port) = (self.url(), demo::DATABASE, self.cluster.port());
         let (tail, psql) = (self.tail(alice.id()), self.psql(alice.id(), bob.id()));
+        let (send, token) = (self.send(alice.id(), bob.id()), self.token(alice.id()));
         let last = PEOPLE[PEOPLE.len() - 1];
         format!(
             "
 Running
-  gateway   http://{address}
+  gateway   {url}
   Postgres  127.0.0.1:{port}, database {database}, log in {}
-  chatter   process {chatter}: somebody writes to somebody every one to two seconds
+  chatter   process {chatter}: somebody writes to somebody every one to two seconds,
+            half of it by SQL and half by the HTTP API
 
 Try in another terminal
 
   See what {} receives and sends, as it happens:
     {tail}
 
-  Write to her as {}, with nothing but SQL:
+  Write to her as {}, with nothing but SQL, and by the HTTP API:
     {psql}
+    {send}
+
+  Load what her frontend shows, and a conversation of it:
+    {token}
+    curl -H \"Authorization: Bearer $TOKEN\" \"{url}/v1/conversations?limit=5\"
+    curl -H \"Authorization: Bearer $TOKEN\" \"{url}/v1/conversations/{}__general/messages?limit=5\"
 
   Look at the gateway:
-    curl http://{address}/healthz
-    curl http://{address}/readyz
-    curl http://{address}/metrics
+    curl {url}/healthz
+    curl {url}/readyz
+    curl {url}/metrics
 
   The others are called {} ({}) and so on up to {} ({}).
 
@@ -311,6 +345,7 @@ Ctrl-C stops everything; the next start finds the data again.
             shell_word(&log),
             alice.username,
             bob.username,
+            bob.id(),
             PEOPLE[2].username,
             PEOPLE[2].id(),
             last.username,
@@ -319,13 +354,31 @@ Ctrl-C stops everything; the next start finds the data again.
     }
 
     fn tail(&self, user: uuid::Uuid) -> String {
-        let url = if self.address.port() == USUAL_PORT {
+        format!("{} tail --as {user}{}", self.herald(), self.elsewhere())
+    }
+
+    fn send(&self, receiver: uuid::Uuid, sender: uuid::Uuid) -> String {
+        let (herald, elsewhere) = (self.herald(), self.elsewhere());
+        format!("{herald} send --as {sender} --to {receiver}{elsewhere} \"Hello from herald send\"")
+    }
+
+    fn token(&self, user: uuid::Uuid) -> String {
+        format!("TOKEN=\"$({} token --user {user})\"", self.herald())
+    }
+
+    /// How a command begins that signs its own tokens.
+    fn herald(&self) -> String {
+        let (secret, program) = (shell_word(&self.jwt_secret_file), shell_word(&self.program));
+        format!("HERALD_JWT_SECRET=\"$(cat {secret})\" {program}")
+    }
+
+    /// What a client has to be told if the gateway is not where clients look by themselves.
+    fn elsewhere(&self) -> String {
+        if self.address.port() == USUAL_PORT {
             String::new()
         } else {
-            format!(" --url http://{}", self.address)
-        };
-        let (secret, program) = (shell_word(&self.jwt_secret_file), shell_word(&self.program));
-        format!("HERALD_JWT_SECRET=\"$(cat {secret})\" {program} tail --as {user}{url}")
+            format!(" --url {}", self.url())
+        }
     }
 
     fn psql(&self, receiver: uuid::Uuid, sender: uuid::Uuid) -> String {

@@ -14,8 +14,8 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::{EXIT_USAGE, fail};
 use crate::{
+    client::Escaped,
     config::healthcheck::{HealthcheckFlags, HealthcheckSettings},
-    tail::Escaped,
 };
 
 /// How long everything may take. A gateway gives its database two seconds for `/readyz`.

@@ -3,6 +3,7 @@
 mod dev;
 mod healthcheck;
 mod migrate;
+mod send;
 mod serve;
 mod signals;
 mod tail;
@@ -20,6 +21,7 @@ use crate::config::{
     dev::{ChatterFlags, DevFlags},
     healthcheck::HealthcheckFlags,
     migrate::MigrateFlags,
+    send::SendFlags,
     serve::ServeFlags,
     tail::TailFlags,
     token::TokenFlags,
@@ -46,6 +48,8 @@ enum Command {
     Token(TokenFlags),
     /// Follow one user's messages as they come, through restarts of the gateway and losses of the network.
     Tail(Box<TailFlags>),
+    /// Send a message to somebody by the HTTP API, once, however often that has to be tried.
+    Send(Box<SendFlags>),
     /// Ask a gateway whether it is alive, or ready; for containers that have no other client.
     Healthcheck(HealthcheckFlags),
     /// Run a private Postgres, a demo application with people who talk, and the gateway, all in one.
@@ -75,9 +79,10 @@ pub fn run() -> ExitCode {
         Command::Migrate(flags) => migrate::run(flags),
         Command::Token(flags) => token::run(flags),
         Command::Tail(flags) => tail::run(*flags),
+        Command::Send(flags) => send::run(*flags),
         Command::Healthcheck(flags) => healthcheck::run(flags),
         Command::Dev(flags) => dev::run(flags),
-        Command::DevChatter(flags) => dev::run_chatter(&flags),
+        Command::DevChatter(flags) => dev::run_chatter(flags),
     }
 }
 

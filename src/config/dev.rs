@@ -4,8 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 
-use super::{Mistakes, serve::LogFlags};
-use crate::telemetry::LogConfig;
+use super::{Mistakes, serve::LogFlags, token::SECRET_VARIABLE};
+use crate::{auth::Secret, client::GatewayUrl, dev::chatter::Gateway, telemetry::LogConfig};
 
 /// The flags of `herald dev`.
 #[derive(Args, Clone, Debug)]
@@ -65,6 +65,42 @@ pub struct ChatterFlags {
     /// The demo's database. It contains a password, so it comes by the environment, which other users cannot read
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: String,
+    /// The demo's gateway; without it everything is said by SQL
+    #[arg(long, env = "HERALD_URL")]
+    url: Option<String>,
+    /// What signs the people's tokens; by the environment, like the password
+    #[arg(long, env = SECRET_VARIABLE, hide_env_values = true)]
+    jwt_secret: Option<String>,
+}
+
+/// The chatter's flags, checked.
+#[derive(Debug)]
+pub struct ChatterConfig {
+    /// The demo's database.
+    pub database_url: String,
+    /// The demo's gateway, if there is one.
+    pub gateway: Option<Gateway>,
+}
+
+impl ChatterFlags {
+    /// Checks everything.
+    ///
+    /// # Errors
+    /// All mistakes at once.
+    pub fn check(self) -> Result<ChatterConfig, Mistakes> {
+        let mut mistakes = Mistakes::none();
+        let url = self
+            .url
+            .and_then(|url| mistakes.check("HERALD_URL", url.parse::<GatewayUrl>()));
+        let secret = self
+            .jwt_secret
+            .and_then(|secret| mistakes.check(SECRET_VARIABLE, Secret::new(secret)));
+        mistakes.into_result()?;
+        Ok(ChatterConfig {
+            database_url: self.database_url,
+            gateway: url.zip(secret).map(|(url, secret)| Gateway { url, secret }),
+        })
+    }
 }
 
 impl std::fmt::Debug for ChatterFlags {

@@ -5,10 +5,12 @@
 
 use std::fmt;
 
+mod caller;
 pub mod dev;
 pub mod healthcheck;
 pub mod migrate;
 pub mod quantity;
+pub mod send;
 pub mod serve;
 pub mod tail;
 pub mod token;

@@ -46,6 +46,22 @@ pub struct ServeFlags {
     /// Public keys for RS256, ES256 and EdDSA tokens: a file or URL of a JSON Web Key Set.
     #[arg(long, env = "HERALD_JWKS", value_name = "FILE OR URL")]
     jwks: Option<String>,
+    /// The role taken on in the database for the user who calls the HTTP API; empty for none.
+    #[arg(
+        long,
+        env = "HERALD_DB_ROLE",
+        default_value = "authenticated",
+        value_name = "ROLE"
+    )]
+    db_role: String,
+    /// Requests a second that one user may make over HTTP; bursts may have twice as many.
+    #[arg(
+        long,
+        env = "HERALD_USER_REQUESTS_PER_SECOND",
+        default_value = "500",
+        value_name = "COUNT"
+    )]
+    user_requests_per_second: String,
     /// Origins whose pages may connect, separated by commas; `*` for all. By default those of the gateway's own host.
     #[arg(long, env = "HERALD_ALLOWED_ORIGINS", value_name = "ORIGINS")]
     allowed_origins: Option<String>,
@@ -211,6 +227,12 @@ impl ServeFlags {
             "64",
             mistakes,
         );
+        let user_requests_per_second = check_count(
+            "HERALD_USER_REQUESTS_PER_SECOND",
+            &self.user_requests_per_second,
+            "500",
+            mistakes,
+        );
         let replay_events = check_count("HERALD_REPLAY_EVENTS", &self.replay_events, "1000", mistakes);
         let pool_connections = check_count("HERALD_POOL_CONNECTIONS", &self.pool_connections, "8", mistakes);
         let outbox_bytes = mistakes.check(
@@ -230,6 +252,8 @@ impl ServeFlags {
                 auth: auth?,
                 origins: origins?,
                 connections_max: connections_max? as usize,
+                role: Some(self.db_role).filter(|role| !role.is_empty()),
+                user_requests_per_second: user_requests_per_second?,
                 sessions_per_user: sessions_per_user? as usize,
                 outbox_bytes: outbox_bytes?,
                 replay_events: replay_events?,

@@ -1,24 +1,13 @@
 //! What `herald tail` is told.
 
-use std::time::Duration;
-
 use clap::Args;
-use uuid::Uuid;
 
-use super::{
-    Mistakes,
-    token::{JwtFlags, JwtSettings, SECRET_VARIABLE},
-};
+use super::{Mistakes, caller, token::JwtFlags};
 use crate::{
-    auth::Token,
+    client::GatewayUrl,
     protocol::cursor::CURSOR_BYTES_MAX,
-    tail::{Carrier, Credentials, GatewayUrl, Signer, TailConfig},
-    types::UserId,
+    tail::{Carrier, TailConfig},
 };
-
-/// How long each of the client's own tokens is good. It makes new ones as it goes, so that one that leaks is soon worth
-/// nothing.
-const OWN_TOKEN_LIFETIME: Duration = Duration::from_secs(5 * 60);
 
 /// `herald tail` as typed.
 #[derive(Args)]
@@ -95,20 +84,14 @@ impl TailFlags {
         let mut mistakes = Mistakes::none();
         let set = |value: Option<String>| value.filter(|value| !value.is_empty());
         let url = mistakes.check("--url", self.url.parse::<GatewayUrl>());
-        let typed_user = set(self.user);
-        let user = typed_user
-            .as_deref()
-            .and_then(|text| mistakes.check("--as", user(text)));
         let cursor = set(self.cursor).and_then(|text| mistakes.check("--cursor", cursor(text)));
-        let credentials = if let Some(token) = set(self.token) {
-            Some(Credentials::Given(Token::new(token)))
-        } else {
-            if typed_user.is_none() {
-                let what = "not given; say whose messages to follow, or give a token by HERALD_TOKEN";
-                mistakes.note("--as", what);
-            }
-            signer(self.jwt, user, &mut mistakes).map(Credentials::Signed)
-        };
+        let (user, credentials) = caller::check(
+            self.user,
+            self.token,
+            self.jwt,
+            "whose messages to follow",
+            &mut mistakes,
+        );
         mistakes.into_result()?;
         let (Some(url), Some(credentials)) = (url, credentials) else {
             return Err(Mistakes::none());
@@ -131,32 +114,6 @@ impl TailFlags {
     }
 }
 
-/// What signs the client's own tokens.
-fn signer(jwt: JwtFlags, user: Option<UserId>, mistakes: &mut Mistakes) -> Option<Signer> {
-    if jwt.jwt_secret.as_deref().unwrap_or_default().is_empty() {
-        let what = "not set; set it to the secret that `herald serve` has, or give a token by HERALD_TOKEN";
-        mistakes.note(SECRET_VARIABLE, what);
-    }
-    let JwtSettings {
-        secret,
-        audience,
-        issuer,
-    } = jwt.check(mistakes);
-    Some(Signer {
-        secret: secret?,
-        user: user?,
-        audience,
-        issuer,
-        lifetime: OWN_TOKEN_LIFETIME,
-    })
-}
-
-fn user(text: &str) -> Result<UserId, String> {
-    Uuid::try_parse(text)
-        .map(UserId)
-        .map_err(|_| format!("`{text}` is not a UUID; give the id of a row in `profiles`"))
-}
-
 fn cursor(text: String) -> Result<String, String> {
     if text.len() > CURSOR_BYTES_MAX {
         Err(format!(
@@ -173,6 +130,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::client::Credentials;
 
     const USER: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
 

@@ -127,7 +127,7 @@ impl Acceptor {
     fn serve(&self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit, router: &Router) {
         let id = ConnectionId(SessionId::random());
         // Of the highest level, so that whatever is logged has it.
-        let span = tracing::error_span!("connection", request_id = %id, %peer);
+        let span = tracing::error_span!("connection", connection = %id, %peer);
         // Events are small and must not wait for each other (RFC 896); the kernel may refuse only on a dead socket.
         let _set = stream.set_nodelay(true);
         #[cfg(target_os = "linux")]

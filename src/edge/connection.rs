@@ -1,4 +1,4 @@
-//! One accepted TCP connection: its request id, and what it holds of the gateway's limits for as long as it lives.
+//! One accepted TCP connection: its id, and what it holds of the gateway's limits for as long as it lives.
 //!
 //! The connection outlives the HTTP part: after an upgrade the same value carries the session. What the HTTP part needs
 //! beside it is left behind then.
@@ -19,7 +19,7 @@ use tokio::{
 use super::stream::StreamWatch;
 use crate::{metrics::GaugeGuard, types::SessionId};
 
-/// Names a connection in the log, in its answers and, if it becomes one, as a session.
+/// Names a connection in the log and, if it becomes one, as a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionId(pub SessionId);
 

@@ -2,38 +2,47 @@
 //!
 //! Invariants:
 //! - Nobody who has not shown a valid token reaches a session.
-//! - Every connection has a request id, which is in its span, its answers and its session.
+//! - Every connection has an id, which is in its span and names its session; every request has an id, which is in its span
+//!   and its answer.
 //! - No token and no query string reaches the log.
 
 pub mod acceptor;
+mod api;
 mod caller;
 mod connection;
 mod door;
 mod events;
 pub mod health;
+mod identified;
 pub mod origin;
 mod problem;
+pub mod quota;
+mod rest;
 mod socket;
 mod stream;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
     extract::{Request, State},
-    http::{HeaderName, HeaderValue},
+    http::{HeaderName, Method, header},
     middleware::{Next, from_fn, from_fn_with_state},
-    response::{IntoResponse, Response},
     routing::get,
 };
 use deadpool_postgres::Pool;
 use tokio_util::sync::CancellationToken;
+use tower_http::cors::{AllowOrigin, CorsLayer};
 
-pub use self::{connection::ConnectionId, origin::AllowedOrigins, problem::Problem};
-use crate::{auth::Verifier, hub::FeedStatus, metrics::Metrics, session::Sessions, tasks::Tasks};
+use self::identified::{REQUEST_ID, identified};
+pub use self::{connection::ConnectionId, origin::AllowedOrigins, problem::Problem, quota::Quota};
+use crate::{
+    auth::Verifier, hub::FeedStatus, metrics::Metrics, session::Sessions,
+    store::conversations::Conversations, tasks::Tasks,
+};
 
-/// The header that carries the request id of a connection.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// How long a browser may remember what a preflight was answered.
+const PREFLIGHT_AGE: Duration = Duration::from_secs(600);
 
 /// What the edge needs of the rest.
 #[derive(Clone, Debug)]
@@ -52,6 +61,10 @@ pub struct Edge {
     pub tasks: Tasks,
     /// Cancelled when a shutdown begins.
     pub draining: CancellationToken,
+    /// Lists, reads and writes messages as their users.
+    pub conversations: Conversations,
+    /// How many requests each user may make.
+    pub quota: Arc<Quota>,
     /// Whose pages may open a session.
     pub origins: Arc<AllowedOrigins>,
     /// What the pool answered last.
@@ -60,7 +73,8 @@ pub struct Edge {
 
 /// All routes of the gateway.
 pub fn router(edge: Edge) -> Router {
-    Router::new()
+    let cors = cors(&edge.origins);
+    api::routes(&edge)
         .route("/v1/socket", get(socket::open))
         .route("/v1/events", get(events::open))
         .route("/healthz", get(health::live))
@@ -68,8 +82,28 @@ pub fn router(edge: Edge) -> Router {
         .route("/metrics", get(health::metrics))
         .fallback(|| async { Problem::not_found() })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        .layer(cors)
         .layer(from_fn(identified))
         .with_state(edge)
+}
+
+/// Which pages may read answers (the Fetch standard, "CORS protocol"). Nothing here goes by cookies, so that credentials
+/// need not be allowed.
+fn cors(origins: &Arc<AllowedOrigins>) -> CorsLayer {
+    let origins = Arc::clone(origins);
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(move |_origin, request| {
+            origins.allow(&request.headers)
+        }))
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            HeaderName::from_static("last-event-id"),
+            REQUEST_ID,
+        ])
+        .expose_headers([REQUEST_ID, header::RETRY_AFTER])
+        .max_age(PREFLIGHT_AGE)
 }
 
 /// The answer to every request on a connection beyond the limit.
@@ -83,17 +117,4 @@ pub fn refusing_router(metrics: Arc<Metrics>) -> Router {
                 identified(request, next).await
             },
         ))
-}
-
-/// Puts the connection's request id on the answer and a line in the log. The line has the path and not the query,
-/// where a token may be.
-async fn identified(request: Request, next: Next) -> Response {
-    let id = request.extensions().get::<ConnectionId>().copied();
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut response = next.run(request).await.into_response();
-    tracing::debug!(%method, path, status = response.status().as_u16(), "answered");
-    if let Some(value) = id.and_then(|id| HeaderValue::from_str(&id.to_string()).ok()) {
-        response.headers_mut().insert(REQUEST_ID, value);
-    }
-    response
 }

@@ -7,7 +7,7 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::auth::AuthError;
+use crate::{auth::AuthError, store::refusal::Refusal};
 
 /// An error as the caller sees it.
 #[derive(Clone, Debug)]
@@ -83,6 +83,135 @@ impl Problem {
             StatusCode::BAD_REQUEST,
             "The query string could not be read: percent-encode its values.",
         )
+    }
+
+    /// The path names no conversation.
+    pub const fn bad_conversation() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "The path names no conversation: write <user id>__<product id> or <user id>__general, ids in lower case.",
+        )
+    }
+
+    /// `limit` is out of bounds.
+    pub const fn bad_limit() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "`limit` has to be a whole number from 1 to 200.",
+        )
+    }
+
+    /// `before` is no token of a page.
+    pub const fn bad_page() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "`before` has to be the `next` of another page of this list, exactly as it came.",
+        )
+    }
+
+    /// The body is not what the call expects.
+    pub const fn bad_body() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "The body could not be read: send a JSON object in UTF-8 with `content` as a string.",
+        )
+    }
+
+    /// The message's id is none.
+    pub const fn bad_id() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "`id` has to be a UUID in lower case with hyphens.",
+        )
+    }
+
+    /// The content holds what Postgres cannot keep.
+    pub const fn content_has_nul() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "The content holds a NUL character, which cannot be stored; leave it out.",
+        )
+    }
+
+    /// There is nothing in the content.
+    pub const fn content_empty() -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "The content is empty; a message needs at least one visible character.",
+        )
+    }
+
+    /// There is too much in the content.
+    pub const fn content_too_long() -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "The content has more than 10,000 characters; send it in parts.",
+        )
+    }
+
+    /// The body is larger than any message.
+    pub const fn body_too_large() -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "The body has more than 256 KiB, and no message needs that many.",
+        )
+    }
+
+    /// The body did not arrive in time.
+    pub const fn body_too_slow() -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "The body did not arrive within 10 seconds; send it again.",
+        )
+    }
+
+    /// The body calls itself something else than JSON.
+    pub const fn unsupported_media_type() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "Send the body as JSON, with the header Content-Type: application/json.",
+        )
+    }
+
+    /// A user calls too often.
+    pub fn too_many_requests() -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "This user calls more often than the gateway allows; wait a moment.",
+        )
+        .with(header::RETRY_AFTER, "1")
+    }
+
+    /// A call that the database did not carry out.
+    pub fn of_refusal(refusal: &Refusal) -> Self {
+        match refusal {
+            Refusal::Unavailable(_) => {
+                Self::unavailable("The database cannot be asked right now; try again, with the same id.")
+            }
+            Refusal::Role(_) | Refusal::Bookkeeping => Self::unavailable(
+                "The gateway cannot act for its users right now; its log tells the operator why.",
+            ),
+            Refusal::Forbidden(_) => Self::new(
+                StatusCode::FORBIDDEN,
+                "The application's rules do not allow this.",
+            ),
+            Refusal::NotFound => Self::new(
+                StatusCode::NOT_FOUND,
+                "There is no such conversation: the person or the product does not exist.",
+            ),
+            Refusal::Conflict => Self::new(
+                StatusCode::CONFLICT,
+                "The id belongs to something else; choose a new one.",
+            ),
+            Refusal::Unacceptable(_) => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "The application does not take this message.",
+            ),
+            Refusal::Failed(_) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The application's database raised an error; the gateway's log tells the operator more.",
+            ),
+        }
     }
 
     /// The gateway cannot take sessions at this moment.

@@ -1,7 +1,8 @@
 //! The database side: installs, upgrades and removes what Herald needs beside the application's tables.
 //!
 //! All logic that depends on the database is SQL in `sql/`; this runs it. One transaction brings the schema `herald`,
-//! the view and the triggers, whole or not at all. The two indexes on `messages` follow, built concurrently one by one.
+//! the view, the two public functions and the triggers, whole or not at all. The indexes on `messages` follow, built
+//! concurrently one by one.
 //!
 //! What holds:
 //! - Repeating it changes nothing, and finishes what an interrupted run left.
@@ -27,7 +28,7 @@ pub use script::{script, uninstall_script};
 use turn::{Attempts, Wanted};
 
 /// The version of the tables and functions that this build installs, kept in `herald.state.schema_version`.
-pub const SCHEMA_VERSION: i32 = 1;
+pub const SCHEMA_VERSION: i32 = 2;
 
 /// Rounds of asking what is left to do for the indexes. One suffices; another follows a deadlock with somebody else's
 /// schema change.
@@ -48,7 +49,8 @@ pub async fn install(client: &mut Client, patience: Duration) -> Result<Report, 
     leave_after(client, result).await
 }
 
-/// Removes Herald: triggers, the view and the indexes if Herald made them, and the schema `herald` with everything in it.
+/// Removes Herald: the triggers, what Herald made of the view, the functions and the indexes, and the schema `herald` with
+/// everything in it.
 ///
 /// # Errors
 /// See [`MigrateError`]. [`MigrateError::Database`] also tells when something of the application depends on the view;
@@ -72,7 +74,9 @@ async fn leave_after(client: &Client, result: Result<Report, MigrateError>) -> R
 async fn install_alone(client: &mut Client, patience: Duration) -> Result<Report, MigrateError> {
     refuse_newer(client).await?;
     let mut report = in_brief(client, Step::Install, patience).await?;
-    report.append(settle_indexes(client, script::INDEX_STATEMENTS, patience).await?);
+    for source in [script::OUTDATED_INDEX_STATEMENTS, script::INDEX_STATEMENTS] {
+        report.append(settle_indexes(client, source, patience).await?);
+    }
     Ok(report)
 }
 
@@ -160,6 +164,11 @@ async fn attempt(client: &mut Client, step: Step<'_>) -> Result<Report, tokio_po
     match step {
         Step::Install => install_in(&transaction, &mut report).await?,
         Step::Unlink => {
+            // An older version's functions do not know of everything that this version removes.
+            transaction.batch_execute(script::UNCHECKED_SETTINGS).await?;
+            for text in script::FUNCTIONS {
+                transaction.batch_execute(text).await?;
+            }
             lock(&transaction, script::UNLINK).await?;
             call(&transaction, &script::UNLINKED, &mut report).await?;
         }

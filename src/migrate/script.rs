@@ -14,14 +14,31 @@ pub(super) const LOCK: &str = include_str!("../../sql/lock.sql");
 pub(super) const UNLINK: &str = include_str!("../../sql/unlink.sql");
 
 /// What brings the tables from each version to the next; the first element makes version 1 out of nothing.
-pub(super) const TABLES: [&str; 1] = [include_str!("../../sql/schema.sql")];
+pub(super) const TABLES: [&str; 2] = [
+    include_str!("../../sql/schema.sql"),
+    include_str!("../../sql/schema_2.sql"),
+];
+
+/// The query of `sql/previews.sql` as a text in the database, for the body of the public function.
+const PREVIEWS_QUERY: &str = concat!(
+    "-- The conversations of one person; the gateway runs the same text.\n",
+    "create or replace function herald.previews_query() returns text\n",
+    "language sql immutable\n",
+    "set search_path = pg_catalog, pg_temp\n",
+    "as $herald$\nselect $query$\n",
+    include_str!("../../sql/previews.sql"),
+    "$query$::text\n$herald$;\n",
+);
 
 /// The functions, which are replaced as a whole with every version.
-pub(super) const FUNCTIONS: [&str; 7] = [
+pub(super) const FUNCTIONS: [&str; 10] = [
     include_str!("../../sql/life.sql"),
     include_str!("../../sql/epoch.sql"),
     include_str!("../../sql/triggers.sql"),
     include_str!("../../sql/view.sql"),
+    PREVIEWS_QUERY,
+    include_str!("../../sql/functions.sql"),
+    include_str!("../../sql/send.sql"),
     include_str!("../../sql/indexes.sql"),
     include_str!("../../sql/uninstall.sql"),
     include_str!("../../sql/private.sql"),
@@ -29,19 +46,31 @@ pub(super) const FUNCTIONS: [&str; 7] = [
 
 /// What is called, after tables and functions are there, before the lock on `messages` is asked for. Each answers
 /// with rows for the report.
-pub(super) const BEFORE_LOCK: [&str; 4] = [
+pub(super) const BEFORE_LOCK: [&str; 6] = [
     "herald.forget_foreign_log()",
     "herald.check_row_security()",
+    "herald.check_times()",
     "herald.install_view()",
+    "herald.install_functions()",
     "herald.install_indexes()",
 ];
 
 /// What is called under the lock.
 pub(super) const UNDER_LOCK: [&str; 1] = ["herald.install_triggers()"];
 
-/// What is called under the lock that [`UNLINK`] takes.
-pub(super) const UNLINKED: [&str; 2] = ["herald.remove_triggers()", "herald.remove_view()"];
+/// Lets functions be made in a database from which the application's tables are gone.
+pub(super) const UNCHECKED_SETTINGS: &str = "set local check_function_bodies = off;\n";
 
+/// What is called under the lock that [`UNLINK`] takes.
+pub(super) const UNLINKED: [&str; 3] = [
+    "herald.remove_triggers()",
+    "herald.remove_functions()",
+    "herald.remove_view()",
+];
+
+/// Names the statements that remove what an older version made of the indexes; to be run before [`INDEX_STATEMENTS`] is
+/// asked.
+pub(super) const OUTDATED_INDEX_STATEMENTS: &str = "herald.outdated_index_statements()";
 /// Names the statements that are still needed for the indexes.
 pub(super) const INDEX_STATEMENTS: &str = "herald.index_statements()";
 /// Names the statements that are still needed to be rid of the indexes.
@@ -93,6 +122,7 @@ pub fn script() -> String {
     script += LOCKED_SETTINGS;
     calls(&mut script, &UNDER_LOCK);
     script += "commit;\n";
+    each_statement(&mut script, OUTDATED_INDEX_STATEMENTS);
     each_statement(&mut script, INDEX_STATEMENTS);
     script
 }
@@ -105,7 +135,11 @@ pub fn uninstall_script() -> String {
     );
     script += "begin;\n";
     script += TRANSACTION_SETTINGS;
-    script += LOCK_SETTINGS;
+    script += UNCHECKED_SETTINGS;
+    for text in FUNCTIONS {
+        section(&mut script, text);
+    }
+    section(&mut script, LOCK_SETTINGS);
     script += UNLINK;
     script += LOCKED_SETTINGS;
     calls(&mut script, &UNLINKED);

@@ -6,5 +6,6 @@ pub mod conversation;
 pub mod cursor;
 pub mod event;
 pub mod event_stream;
+pub mod page;
 pub mod server_frame;
 pub mod snapshot;

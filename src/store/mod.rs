@@ -1,5 +1,9 @@
-//! Questions to the database on behalf of one session. Each goes through the pool and may lead through a
+//! Questions to the database on behalf of one user. Each goes through the pool and may lead through a
 //! transaction pooler, so that nothing here relies on a session.
 
+mod acting;
+pub mod conversations;
 pub mod log;
+mod place;
+pub mod refusal;
 pub mod replay;

@@ -1,7 +1,7 @@
 //! Opens a connection to a gateway, a WebSocket or Server-Sent Events, and tells apart why it did not open. From then on
 //! it makes no difference which of them it is, but for a token that is to be renewed.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use http::{HeaderValue, StatusCode, header};
@@ -20,11 +20,13 @@ use tokio_tungstenite::{
 
 use super::{
     Carrier, TailError,
-    address::GatewayUrl,
-    event_source::{self, EventSource, HttpConnection},
+    event_source::{EventSource, HttpConnector},
     recovery::Loss,
 };
-use crate::auth::Token;
+use crate::{
+    auth::Token,
+    client::{self, GatewayUrl},
+};
 
 /// From looking up the name to the answer to the upgrade.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -50,7 +52,7 @@ pub(super) enum Connection {
 /// What opens connections, made once.
 pub(super) enum Connector {
     Socket(SocketConnector),
-    Events(Box<HttpConnection>),
+    Events(Box<HttpConnector>),
 }
 
 /// What came.
@@ -93,41 +95,18 @@ pub(super) enum ConnectError {
     Hopeless(TailError),
 }
 
-/// What opens connections to this gateway.
+/// What opens connections to this gateway: with the roots that the operating system trusts, or without TLS.
 pub(super) fn connector(url: &GatewayUrl, carrier: Carrier) -> Result<Connector, TailError> {
-    let tls = tls(url)?;
+    let untrusted = |error: client::TrustError| TailError::Tls(error.to_string());
     Ok(match carrier {
-        Carrier::WebSocket => Connector::Socket(tls.map_or(SocketConnector::Plain, SocketConnector::Rustls)),
-        Carrier::ServerSentEvents => Connector::Events(Box::new(event_source::connector(tls)?)),
+        Carrier::WebSocket if url.is_secure() => {
+            Connector::Socket(SocketConnector::Rustls(client::trusted().map_err(untrusted)?))
+        }
+        Carrier::WebSocket => Connector::Socket(SocketConnector::Plain),
+        Carrier::ServerSentEvents => {
+            Connector::Events(Box::new(client::http_connector(url).map_err(untrusted)?))
+        }
     })
-}
-
-/// How connections are encrypted: with the roots that the operating system trusts, or not at all.
-fn tls(url: &GatewayUrl) -> Result<Option<Arc<rustls::ClientConfig>>, TailError> {
-    if !url.is_secure() {
-        return Ok(None);
-    }
-    let mut roots = rustls::RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    let (usable, _unusable) = roots.add_parsable_certificates(found.certs);
-    if usable == 0 {
-        let why = found.errors.first().map_or_else(
-            || "the system's store holds no certificate that can be used".to_owned(),
-            ToString::to_string,
-        );
-        return Err(TailError::Tls(why));
-    }
-    Ok(Some(Arc::new(tls_config(roots)?)))
-}
-
-/// TLS with these roots.
-pub(super) fn tls_config(roots: rustls::RootCertStore) -> Result<rustls::ClientConfig, TailError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    Ok(rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| TailError::Tls(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
 }
 
 /// Connects, and continues from the cursor if there is one.

@@ -2,7 +2,7 @@
 //!
 //! The connection is polled by whoever waits for the next event, so that it needs no task of its own.
 
-use std::{error::Error, io, sync::Arc};
+use std::error::Error;
 
 use futures::{FutureExt, future::Fuse};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
@@ -11,19 +11,26 @@ use hyper::{
     body::{Bytes, Incoming},
     client::conn::http1,
 };
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
-use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use hyper_rustls::MaybeHttpsStream;
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower::ServiceExt as _;
 
 use super::{
     TailError,
-    address::GatewayUrl,
     connection::{ConnectError, FRAME_BYTES_MAX, Heard, bearer, refused},
     event_stream::EventStreamParser,
     recovery::Loss,
 };
-use crate::{auth::Token, protocol::event_stream::CONTENT_TYPE};
+pub(super) use crate::client::HttpConnector;
+use crate::{
+    auth::Token,
+    client::{GatewayUrl, tls_complaint},
+    protocol::event_stream::CONTENT_TYPE,
+};
+
+/// The path of the events, below the gateway's own.
+const EVENTS_PATH: &str = "/v1/events";
 
 /// Where the cursor travels, as a browser brings it.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -33,9 +40,6 @@ const REFUSAL_BYTES_MAX: usize = 16 * 1024;
 
 /// The names of the events that carry a frame.
 const FRAMES: [&str; 3] = ["ready", "events", "close"];
-
-/// What opens connections.
-pub(super) type HttpConnection = HttpsConnector<HttpConnector>;
 
 type Exchange = http1::Connection<MaybeHttpsStream<TokioIo<TcpStream>>, Empty<Bytes>>;
 
@@ -48,20 +52,6 @@ pub(super) struct EventSource {
     parser: EventStreamParser,
 }
 
-/// What connects by this configuration of TLS, or without TLS.
-pub(super) fn connector(tls: Option<Arc<rustls::ClientConfig>>) -> Result<HttpConnection, TailError> {
-    let config = match tls {
-        Some(config) => (*config).clone(),
-        // It trusts nobody, and is not asked: the address is one without TLS.
-        None => super::connection::tls_config(rustls::RootCertStore::empty())?,
-    };
-    Ok(HttpsConnectorBuilder::new()
-        .with_tls_config(config)
-        .https_or_http()
-        .enable_http1()
-        .build())
-}
-
 impl EventSource {
     /// Asks for events, from the cursor on if there is one.
     ///
@@ -69,7 +59,7 @@ impl EventSource {
     /// Safe: the connection is closed.
     pub(super) async fn open(
         url: &GatewayUrl,
-        connector: &HttpConnection,
+        connector: &HttpConnector,
         token: &Token,
         cursor: Option<&str>,
     ) -> Result<Self, ConnectError> {
@@ -80,7 +70,7 @@ impl EventSource {
             })
         };
         let uri: Uri = url
-            .events()
+            .below(EVENTS_PATH)
             .parse()
             .map_err(|error: http::uri::InvalidUri| not_a_gateway(error.to_string()))?;
         let request = request(&uri, token, cursor)?;
@@ -191,26 +181,10 @@ async fn whole(response: Response<Incoming>, mut exchange: Fuse<Exchange>) -> Re
 
 fn judge(error: &(dyn Error + Send + Sync + 'static), url: &GatewayUrl) -> ConnectError {
     // A certificate that is not accepted will not be accepted in a second either.
-    match tls_error(error) {
+    match tls_complaint(error) {
         Some(tls) => ConnectError::Hopeless(TailError::Tls(tls.to_string())),
         None => ConnectError::Lost(Loss::Unreachable(format!("{url}: {}", chain(error)))),
     }
-}
-
-/// The error of TLS behind an error, however deep it lies. Errors of input and output hold theirs without naming it as
-/// their source.
-fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(tls) = error.downcast_ref() {
-            return Some(tls);
-        }
-        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    None
 }
 
 fn chain(error: &(dyn Error + 'static)) -> String {
@@ -222,23 +196,4 @@ fn chain(error: &(dyn Error + 'static)) -> String {
         next = error.source();
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_error_of_tls_is_found_however_deep_it_lies() {
-        let url = "https://h".parse().unwrap();
-        let tls = || io::Error::other(rustls::Error::DecryptError);
-        for error in [tls(), io::Error::other(tls())] {
-            assert!(matches!(
-                judge(&error, &url),
-                ConnectError::Hopeless(TailError::Tls(_))
-            ));
-        }
-        let error = io::Error::from(io::ErrorKind::ConnectionRefused);
-        assert!(matches!(judge(&error, &url), ConnectError::Lost(_)));
-    }
 }

@@ -8,7 +8,8 @@ use std::fmt;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Escaped, Event};
+use super::Event;
+use crate::client::Escaped;
 
 /// Whether lines are coloured, by the sequences of ECMA-48 (SGR).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,10 +10,7 @@
 //!
 //! It deliberately keeps nothing on disk, and knows nothing of terminals: what it has to say goes to an [`Audience`].
 
-mod address;
 mod connection;
-mod credentials;
-mod escape;
 mod event_source;
 mod event_stream;
 mod frame;
@@ -28,19 +25,19 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use self::{
-    address::{GatewayUrl, GatewayUrlError},
-    credentials::{Credentials, Signer},
-    escape::Escaped,
-    frame::{Event, EventKey, FrameError},
-};
+pub use self::frame::{Event, EventKey, FrameError};
 use self::{
     connection::{ConnectError, Connector, connect, connector},
     place::Place,
     recovery::{Delays, Loss, decide},
     session::Session,
 };
-use crate::{auth::IssueError, protocol::close::CloseCode, types::UserId};
+use crate::{
+    auth::IssueError,
+    client::{Credentials, Escaped, GatewayUrl},
+    protocol::close::CloseCode,
+    types::UserId,
+};
 
 /// What carries a session's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,8 +6,7 @@ use std::{fmt, time::Duration};
 
 use rand::{Rng, RngExt};
 
-use super::escape::Escaped;
-use crate::{backoff::Backoff, protocol::close::CloseCode};
+use crate::{backoff::Backoff, client::Escaped, protocol::close::CloseCode};
 
 /// Clients of a gateway that shuts down come back spread over this time.
 const GOING_AWAY_SPREAD: Duration = Duration::from_secs(5);

@@ -21,10 +21,30 @@ use tokio::{
 
 use crate::{
     processes::{PATIENCE, lives, signal, until},
-    support::database::{Database, ask, execute},
+    support::{
+        database::{Database, ask, execute},
+        gateway::{self, Gateway, SECRET, migrate},
+        http,
+    },
+    tail::Port,
 };
 
 const HERALD: &str = env!("CARGO_BIN_EXE_herald");
+
+/// Notes as whom each message is written, and what is marked as read.
+const BY_WHOM: &str = "
+    create table said (who text);
+    create table marked (id uuid);
+    grant insert on said, marked to authenticated;
+    create function note_writer() returns trigger language plpgsql as $$ begin
+        insert into said values (current_user); return null;
+    end $$;
+    create trigger said after insert on messages for each row execute function note_writer();
+    create function note_reader() returns trigger language plpgsql as $$ begin
+        insert into marked values (new.id); return null;
+    end $$;
+    create trigger marked after update on messages for each row
+        when (new.is_read and not old.is_read) execute function note_reader();";
 
 const EVERYTHING: &str = "select md5(string_agg(row::text, ' ' order by row::text)) from (
     select to_jsonb(it) as row from profiles it
@@ -111,12 +131,75 @@ async fn the_chatter_goes_on_after_postgres_was_away_and_ends_with_its_owner() {
 }
 
 #[tokio::test]
+async fn the_chatter_speaks_by_the_gateway_and_goes_on_by_sql_while_that_is_away() {
+    let url = Database::empty().await.url();
+    herald::dev::with_client(&url, demo::load).await.unwrap().unwrap();
+    migrate(&url).await;
+    let port = Port::reserve();
+    let gateway = Gateway::start_on(port.address, gateway::config(&url)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let notes = || std::fs::read_to_string(folder.path().join("notes")).unwrap();
+    let mut command = tokio::process::Command::new(HERALD);
+    command
+        .arg("dev-chatter")
+        .env("DATABASE_URL", &url)
+        .env("HERALD_URL", format!("http://{}", port.address))
+        .env("HERALD_JWT_SECRET", SECRET)
+        .stderr(File::create(folder.path().join("notes")).unwrap());
+    let chatter = Chatter::start(command).unwrap();
+    // By SQL everything is said as the superuser, and by the gateway as whoever speaks, which the log of changes does not tell; the
+    // table can.
+    execute(&url, BY_WHOM).await;
+    let said = async |who: &str| {
+        ask(
+            &url,
+            &format!("select count(*)::text from said where who = '{who}'"),
+        )
+        .await
+        .parse::<u64>()
+        .unwrap()
+    };
+    until("somebody to speak by the gateway", async || {
+        said("authenticated").await > 0
+    })
+    .await;
+    until("somebody to speak by SQL", async || said("postgres").await > 0).await;
+    until("somebody to have read something", async || {
+        ask(&url, "select count(*)::text from marked").await != "0"
+    })
+    .await;
+    assert_eq!(notes(), "");
+
+    gateway.stop().await;
+    until("it is noted that the gateway is away", async || {
+        !notes().is_empty()
+    })
+    .await;
+    let before = said("postgres").await;
+    until("people to go on by SQL", async || {
+        said("postgres").await > before + 3
+    })
+    .await;
+    assert_eq!(notes().lines().count(), 1, "{}", notes());
+
+    let before = said("authenticated").await;
+    let gateway = Gateway::start_on(port.address, gateway::config(&url)).await;
+    until("somebody to speak by the gateway again", async || {
+        said("authenticated").await > before
+    })
+    .await;
+    chatter.end().await.unwrap();
+    gateway.stop().await;
+}
+
+#[tokio::test]
 async fn the_demo_ends_in_order_on_ctrl_c_and_is_found_again() {
     let folder = folder();
     for (number, stop) in [(1, "INT"), (2, "TERM")] {
         let mut demo = Demo::start(folder.path()).await;
         let before = messages(&demo.database_url()).await;
         assert_eq!(demo.run_printed_command("PGPASSWORD="), "INSERT 0 1");
+        demo.follow_the_guide_to_the_api().await;
         until("the chatter to write", async || {
             messages(&demo.database_url()).await > before + 1
         })
@@ -279,14 +362,47 @@ impl<'a> Demo<'a> {
         )
     }
 
+    /// Sends by the printed command, takes the printed token, and asks what the printed commands ask.
+    async fn follow_the_guide_to_the_api(&self) {
+        let printed = self.lines();
+        let id = Self::run(printed.iter().find(|line| line.contains(" send --as ")).unwrap());
+        let token = printed.iter().find(|line| line.starts_with("TOKEN=")).unwrap();
+        let bearer = format!("Bearer {}", Self::run(&format!("{token}; echo \"$TOKEN\"")));
+        let asked: Vec<_> = printed
+            .iter()
+            .filter_map(|line| line.strip_prefix("curl -H \"Authorization: Bearer $TOKEN\" "))
+            .collect();
+        assert_eq!(asked.len(), 2, "{}", self.guide);
+        for url in asked {
+            let (address, target) = url
+                .trim_matches('"')
+                .strip_prefix("http://")
+                .unwrap()
+                .split_once('/')
+                .unwrap();
+            let headers = [("Authorization", bearer.as_str())];
+            let answer = http::ask(address.parse().unwrap(), "GET", &format!("/{target}"), &headers).await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+            // The newest message of the conversation is the one that was sent, unless bob has spoken since.
+            assert!(
+                !url.contains("/messages") || answer.body.contains(&id),
+                "{answer:?}"
+            );
+        }
+    }
+
+    fn lines(&self) -> Vec<&str> {
+        self.guide.lines().map(str::trim).collect()
+    }
+
     /// Runs the line of the guide that begins so, exactly as it stands, and answers what it printed.
     fn run_printed_command(&self, begins: &str) -> String {
-        let line = self
-            .guide
-            .lines()
-            .map(str::trim)
-            .find(|line| line.starts_with(begins))
-            .unwrap();
+        let lines = self.lines();
+        Self::run(lines.iter().find(|line| line.starts_with(begins)).unwrap())
+    }
+
+    /// Runs a line as a shell does, and answers what it printed.
+    fn run(line: &str) -> String {
         let output = Command::new("sh")
             .args(["-c", line])
             .current_dir("/")

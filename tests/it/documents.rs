@@ -45,6 +45,7 @@ fn the_readme_names_every_metric_and_no_other() {
         "herald_events_read".to_owned(),
         "herald_replays".to_owned(),
         "herald_auth_failures".to_owned(),
+        "herald_requests".to_owned(),
     ];
     known.extend(page.lines().filter_map(|line| {
         let family = line.strip_prefix("# TYPE ")?.split(' ').next()?;

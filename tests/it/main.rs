@@ -9,6 +9,7 @@
     reason = "metrics are floats by their format, and the compared ones are counts"
 )]
 
+mod api;
 mod auth;
 mod cluster;
 mod cursors;
@@ -16,6 +17,7 @@ mod delivery;
 mod demo;
 mod documents;
 mod events;
+mod functions;
 mod healthcheck;
 mod life;
 mod limits;
@@ -25,6 +27,7 @@ mod plans;
 mod postgres_tls;
 mod process;
 mod processes;
+mod send;
 mod sessions;
 mod support;
 mod tail;

@@ -13,6 +13,7 @@ mod cousins;
 mod installing;
 mod live;
 mod logging;
+mod upgrading;
 
 /// Long enough for any wait that ends well.
 const PATIENCE: Duration = Duration::from_secs(20);

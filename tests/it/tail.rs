@@ -10,7 +10,8 @@ use std::{
 use herald::{
     app::AppConfig,
     auth::Secret,
-    tail::{Audience, Carrier, Credentials, Event, Notice, Signer, Tail, TailConfig},
+    client::{Credentials, Signer},
+    tail::{Audience, Carrier, Event, Notice, Tail, TailConfig},
     tasks::Tasks,
     types::UserId,
 };
@@ -197,13 +198,13 @@ impl Running {
 }
 
 /// A port that stays this test's own while nobody listens on it: connecting is refused, and no other process gets it.
-struct Port {
-    address: SocketAddr,
+pub(crate) struct Port {
+    pub(crate) address: SocketAddr,
     _held: Socket,
 }
 
 impl Port {
-    fn reserve() -> Self {
+    pub(crate) fn reserve() -> Self {
         let held = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         held.set_reuse_address(true).unwrap();
         held.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into())

@@ -12,10 +12,14 @@ use crate::support::{
     database::{Database, people},
 };
 
-const INDEXES: [&str; 2] = [
+const INDEXES: [&str; 3] = [
     "public.idx_messages_conversation_lookup",
     "public.idx_messages_user_product_time",
+    "public.idx_messages_unread",
 ];
+
+/// The columns of the index of received messages.
+const RECEIVED: &str = "(receiver_id, sender_id, product_id, created_at desc, id desc)";
 
 #[tokio::test]
 async fn a_role_without_rights_in_herald_writes_under_row_level_security() {
@@ -192,7 +196,7 @@ async fn the_applications_own_triggers_go_on_working() {
 }
 
 /// Turns the application's table into one that is partitioned by month, one month by day.
-async fn partition(client: &Client) {
+pub(super) async fn partition(client: &Client) {
     client
         .batch_execute(
             "drop table public.messages;
@@ -339,7 +343,7 @@ async fn a_partitioned_table_gets_its_indexes_partition_by_partition_and_loses_t
             .iter()
             .filter(|statement| statement.contains(" concurrently "))
             .count(),
-        6,
+        9,
         "{report}"
     );
     assert_eq!(
@@ -347,7 +351,7 @@ async fn a_partitioned_table_gets_its_indexes_partition_by_partition_and_loses_t
             .iter()
             .filter(|statement| statement.contains(" on only "))
             .count(),
-        4,
+        6,
         "{report}"
     );
     assert!(!install(&database).await.changed());
@@ -369,8 +373,8 @@ async fn an_interrupted_build_on_partitions_is_finished() {
     // As if the connection had been lost after the first partition, or during the second.
     client
         .batch_execute(&format!(
-            "create index idx_messages_user_product_time on only messages (receiver_id, product_id, created_at desc);
-             create index idx_messages_user_product_time_{oid} on messages_old (receiver_id, product_id, created_at desc)"
+            "create index idx_messages_user_product_time on only messages {RECEIVED};
+             create index idx_messages_user_product_time_{oid} on messages_old {RECEIVED}"
         ))
         .await
         .unwrap();
@@ -378,7 +382,7 @@ async fn an_interrupted_build_on_partitions_is_finished() {
         &database,
         "messages_rest",
         "idx_messages_conversation_lookup_{oid}",
-        "(sender_id, receiver_id, product_id, created_at desc)",
+        "(sender_id, receiver_id, product_id, created_at desc, id desc)",
     )
     .await;
     install(&database).await;
@@ -521,13 +525,16 @@ async fn a_view_that_lacks_columns_is_refused_and_they_are_named() {
 }
 
 #[tokio::test]
-async fn an_index_of_the_application_by_that_name_is_left_as_it_is() {
+async fn an_index_of_the_application_by_that_name_stays_and_is_warned_of_if_it_cannot_do_the_same() {
     let database = Database::with_application().await;
     let client = database.connect().await;
+    // The plan's own definition, one that can do more than Herald's, and one with another condition.
     client
         .batch_execute(
             "create index idx_messages_conversation_lookup on messages (sender_id, receiver_id, product_id, created_at desc);
-             create index idx_messages_user_product_time on messages (created_at)",
+             create index idx_messages_user_product_time on messages
+               (receiver_id, sender_id, product_id, created_at desc, id desc, is_read) include (content);
+             create index idx_messages_unread on messages (receiver_id, sender_id, product_id) where delivered_at is null",
         )
         .await
         .unwrap();
@@ -539,24 +546,97 @@ async fn an_index_of_the_application_by_that_name_is_left_as_it_is() {
             .iter()
             .filter(|item| item.outcome == Outcome::Found)
             .count(),
-        2,
+        3,
         "{report}"
     );
-    let warnings = warnings(&report);
+    let expected = [
+        "To have Herald's: drop index concurrently public.idx_messages_conversation_lookup, then run herald migrate again",
+        "To have Herald's: drop index concurrently public.idx_messages_unread, then run herald migrate again",
+    ];
+    // It is said again by every run, and by every run nothing is changed.
+    for report in [report, install(&database).await] {
+        let warnings = warnings(&report);
+        for text in expected {
+            assert!(warnings.contains(text), "{report}");
+        }
+        assert!(!warnings.contains("user_product_time"), "{report}");
+    }
+    assert!(!install(&database).await.changed());
+
+    // What the warning says leads to what it promises.
+    client
+        .batch_execute("drop index concurrently public.idx_messages_unread")
+        .await
+        .unwrap();
+    assert!(install(&database).await.changed());
+    assert!(!warnings(&install(&database).await).contains("idx_messages_unread"));
+    uninstall(&database).await;
+    client
+        .batch_execute(
+            "create index idx_messages_unread on messages (receiver_id, sender_id, product_id) where delivered_at is null",
+        )
+        .await
+        .unwrap();
+    assert_eq!(database.dump(), before);
+}
+
+#[tokio::test]
+async fn an_invalid_index_of_the_application_that_is_defined_otherwise_is_not_touched() {
+    let database = Database::with_application().await;
+    let client = database.connect().await;
+    leave_invalid_index(&database, "messages", "idx_messages_unread", "(receiver_id)").await;
+    let before = database.dump();
+    let report = install(&database).await;
     assert!(
-        warnings.contains("idx_messages_user_product_time") && !warnings.contains("conversation_lookup"),
+        report.to_string().contains("it is not valid, and stays"),
         "{report}"
     );
+    assert!(warnings(&report).contains("idx_messages_unread"), "{report}");
+    assert!(!is_valid(&client, INDEXES[2]).await);
     uninstall(&database).await;
     assert_eq!(database.dump(), before);
+}
+
+#[tokio::test]
+async fn columns_of_domain_types_get_indexes_that_later_runs_recognise() {
+    let database = Database::with_application().await;
+    let client = database.connect().await;
+    client
+        .batch_execute(
+            "create domain flag as boolean;
+             alter table messages drop column is_read, add column is_read flag not null default false",
+        )
+        .await
+        .unwrap();
+    install(&database).await;
+    for index in INDEXES {
+        assert!(is_valid(&client, index).await, "{index}");
+    }
+    let repeated = install(&database).await;
+    assert!(repeated.items().is_empty(), "{repeated}");
+}
+
+#[tokio::test]
+async fn a_time_that_may_be_null_is_warned_of() {
+    let database = Database::with_application().await;
+    let client = database.connect().await;
+    client
+        .batch_execute("alter table messages alter column created_at drop not null")
+        .await
+        .unwrap();
+    assert!(warnings(&install(&database).await).contains("a message without a time is not listed"));
+    client
+        .batch_execute("alter table messages alter column created_at set not null")
+        .await
+        .unwrap();
+    assert_eq!(warnings(&install(&database).await), "");
 }
 
 #[tokio::test]
 async fn an_invalid_index_that_the_application_left_is_repaired_and_stays_its_own() {
     let database = Database::with_application().await;
     let client = database.connect().await;
-    let columns = "(receiver_id, product_id, created_at desc)";
-    leave_invalid_index(&database, "messages", "idx_messages_user_product_time", columns).await;
+    leave_invalid_index(&database, "messages", "idx_messages_user_product_time", RECEIVED).await;
     let report = install(&database).await;
     assert!(report.to_string().contains("it is not valid"), "{report}");
     assert!(is_valid(&client, INDEXES[1]).await);
@@ -576,13 +656,7 @@ async fn an_invalid_index_left_by_an_interrupted_build_is_built_anew() {
         .batch_execute("drop index idx_messages_user_product_time")
         .await
         .unwrap();
-    leave_invalid_index(
-        &database,
-        "messages",
-        "idx_messages_user_product_time",
-        "(receiver_id, product_id, created_at desc)",
-    )
-    .await;
+    leave_invalid_index(&database, "messages", "idx_messages_user_product_time", RECEIVED).await;
     let report = install(&database).await;
     let done: Vec<Outcome> = report.items().iter().map(|item| item.outcome).collect();
     assert_eq!(done, [Outcome::Removed, Outcome::Installed], "{report}");

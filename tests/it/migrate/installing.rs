@@ -60,6 +60,7 @@ async fn installing_brings_the_view_the_indexes_and_the_triggers() {
     assert_eq!(options, ["security_invoker=true"]);
     assert!(is_valid(&client, "public.idx_messages_conversation_lookup").await);
     assert!(is_valid(&client, "public.idx_messages_user_product_time").await);
+    assert!(is_valid(&client, "public.idx_messages_unread").await);
     assert!(unwatched(&client).await.is_empty());
 }
 
@@ -74,7 +75,8 @@ async fn installing_again_changes_nothing_and_says_so() {
             .query_one(
                 "select string_agg(line, E'\n' order by line) from (
                    select 'class ' || oid || ' ' || xmin from pg_class where relnamespace in ('herald'::regnamespace, 'public'::regnamespace)
-                   union all select 'function ' || oid || ' ' || xmin from pg_proc where pronamespace = 'herald'::regnamespace
+                   union all select 'function ' || oid || ' ' || xmin from pg_proc
+                             where pronamespace in ('herald'::regnamespace, 'public'::regnamespace)
                    union all select 'trigger ' || oid || ' ' || xmin from pg_trigger
                    union all select 'state ' || xmin from herald.state
                    union all select 'installed ' || xmin from herald.installed) as lines (line)",
@@ -173,7 +175,8 @@ async fn names_that_something_else_has_taken_are_refused_and_nothing_is_changed(
         .batch_execute(
             "create schema herald;
              create table public.messages_realtime_view (id uuid);
-             create index idx_messages_conversation_lookup on public.products (title)",
+             create index idx_messages_conversation_lookup on public.products (title);
+             create table public.idx_messages_unread (id uuid)",
         )
         .await
         .unwrap();
@@ -186,6 +189,7 @@ async fn names_that_something_else_has_taken_are_refused_and_nothing_is_changed(
         [
             "a schema named herald exists that Herald did not make; rename or drop it",
             "public.idx_messages_conversation_lookup exists and is no index on public.messages; Herald needs that name for one",
+            "public.idx_messages_unread exists and is no index on public.messages; Herald needs that name for one",
             "public.messages_realtime_view is a table; Herald needs that name for a view",
         ]
     );

@@ -171,8 +171,12 @@ async fn an_index_build_that_waits_for_an_old_transaction_says_so_and_is_finishe
 
     sleeper.batch_execute("rollback").await.unwrap();
     install(&database).await;
-    assert!(is_valid(&client, "public.idx_messages_conversation_lookup").await);
-    assert!(is_valid(&client, "public.idx_messages_user_product_time").await);
+    for index in ["conversation_lookup", "user_product_time", "unread"] {
+        assert!(
+            is_valid(&client, &format!("public.idx_messages_{index}")).await,
+            "{index}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 use uuid::Uuid;
 
-use super::{APPLICATION, cluster};
+use super::{APPLICATION, cluster, pooler};
 
 /// Longer than anything a test waits for should take, so that what hangs fails.
 pub(crate) const AT_MOST: Duration = Duration::from_secs(30);
@@ -64,6 +64,11 @@ impl Database {
     /// The URL for the superuser.
     pub(crate) fn url(&self) -> String {
         self.cluster.url(&self.name)
+    }
+
+    /// The URL for the superuser by way of PgBouncer.
+    pub(crate) async fn pooled_url(&self) -> String {
+        pooler::shared().await.url(&self.name)
     }
 
     /// The URL for a role.

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, net::SocketAddr};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
@@ -23,6 +23,13 @@ impl Answer {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(found, _)| found == name);
         found.map(|(_, value)| value.as_str())
+    }
+
+    /// The body as JSON, of an answer with this status.
+    pub(crate) fn json(&self, status: u16) -> serde_json::Value {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
+        serde_json::from_str(&self.body).unwrap()
     }
 
     /// The body as a problem of this status (RFC 9457), and its detail.
@@ -49,6 +56,36 @@ pub(crate) async fn ask(address: SocketAddr, method: &str, target: &str, headers
         .unwrap();
     read(&mut stream)
         .await
+        .expect("the connection ended without an answer")
+}
+
+/// Asks with a body, on a connection of its own.
+pub(crate) async fn ask_with_body(
+    address: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
+    let length = body.len().to_string();
+    let headers: Vec<_> = [("Content-Length", length.as_str())]
+        .iter()
+        .chain(headers)
+        .copied()
+        .collect();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let (mut reading, mut writing) = stream.split();
+    let write = async {
+        writing
+            .write_all(request(method, target, &headers).as_bytes())
+            .await
+            .unwrap();
+        // The gateway may answer, and close, before it has read a body that it does not want.
+        let _written = writing.write_all(body).await;
+    };
+    let (answer, ()) = tokio::join!(timeout(AT_MOST, read_whole(&mut reading)), write);
+    answer
+        .expect("no answer")
         .expect("the connection ended without an answer")
 }
 
@@ -84,7 +121,7 @@ pub(crate) async fn read(stream: &mut TcpStream) -> Option<Answer> {
     timeout(AT_MOST, read_whole(stream)).await.expect("no answer")
 }
 
-async fn read_whole(stream: &mut TcpStream) -> Option<Answer> {
+async fn read_whole(stream: &mut (impl AsyncRead + Unpin)) -> Option<Answer> {
     let mut bytes = Vec::new();
     let head = loop {
         if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {

@@ -1,4 +1,4 @@
-//! Where a gateway is: from what a person types to the URLs of its socket and its events.
+//! Where a gateway is: from what a person types to the URLs of what it answers at.
 //!
 //! The token is never part of it, since URLs end up in the logs of whatever lies between.
 
@@ -9,9 +9,6 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// The path of the socket, below the gateway's own.
 const SOCKET_PATH: &str = "/v1/socket";
-
-/// The path of the events, below the gateway's own.
-const EVENTS_PATH: &str = "/v1/events";
 
 /// A gateway's address: `http://127.0.0.1:4000`, or `https://example.org/herald` behind a reverse proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,10 +28,10 @@ pub enum GatewayUrlError {
     )]
     Malformed,
     /// It holds a user's name or a password.
-    #[error("holds a user name or password; Herald knows people by tokens, see --token")]
+    #[error("holds a user name or password; Herald knows people by tokens, see HERALD_TOKEN")]
     Credentials,
     /// It holds a query, where a token could hide.
-    #[error("holds a query; give the address only, the token by HERALD_TOKEN and the cursor by --cursor")]
+    #[error("holds a query; give the address only, and the token by HERALD_TOKEN")]
     Query,
 }
 
@@ -79,13 +76,13 @@ impl GatewayUrl {
         self.is_secure
     }
 
-    /// The URL of the events.
-    pub(super) fn events(&self) -> String {
-        format!("{self}{EVENTS_PATH}")
+    /// The URL of what the gateway answers at this path, which begins with a slash.
+    pub fn below(&self, path: &str) -> String {
+        format!("{self}{path}")
     }
 
     /// The URL of the socket, which continues from this cursor if there is one.
-    pub(super) fn socket(&self, cursor: Option<&str>) -> String {
+    pub fn socket(&self, cursor: Option<&str>) -> String {
         let scheme = if self.is_secure { "wss" } else { "ws" };
         let mut url = format!("{scheme}://{}{}{SOCKET_PATH}", self.authority, self.path);
         if let Some(cursor) = cursor {
@@ -119,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_below_the_gateways_own_path_too() {
+    fn what_is_answered_over_http_is_below_the_gateways_own_path_too() {
         for (address, events) in [
             ("ws://[::1]:4000/", "http://[::1]:4000/v1/events"),
             (
@@ -127,7 +124,7 @@ mod tests {
                 "https://example.org/herald/v1/events",
             ),
         ] {
-            assert_eq!(address.parse::<GatewayUrl>().unwrap().events(), events);
+            assert_eq!(address.parse::<GatewayUrl>().unwrap().below("/v1/events"), events);
         }
     }
 

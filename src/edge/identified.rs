@@ -1,0 +1,71 @@
+//! Gives each request a name, which is in its lines of the log and in its answer.
+
+use axum::{
+    extract::Request,
+    http::{HeaderMap, HeaderName, HeaderValue},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+/// The header that carries the request id, in requests and in answers.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The longest request id that is taken over from a proxy.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// Puts the request's id on its answer, and a line in the log. The line has the path and not the query, where a token
+/// may be.
+pub(super) async fn identified(request: Request, next: Next) -> Response {
+    let id = request_id(request.headers());
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let name = id.to_str().unwrap_or_default();
+    // Of the highest level, so that whatever is logged has it.
+    let span = tracing::error_span!("request", request_id = name);
+    let answer = async {
+        let response = next.run(request).await.into_response();
+        tracing::debug!(%method, path, status = response.status().as_u16(), "answered");
+        response
+    };
+    let mut response = answer.instrument(span).await;
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+/// The id that the request brings from a proxy, if it is harmless in a log; otherwise a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let is_harmless = |value: &&HeaderValue| {
+        let bytes = value.as_bytes();
+        (1..=REQUEST_ID_BYTES_MAX).contains(&bytes.len())
+            && bytes
+                .iter()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte))
+    };
+    headers
+        .get(REQUEST_ID)
+        .filter(is_harmless)
+        .cloned()
+        .unwrap_or_else(|| {
+            // A UUID's letters are always a header's value.
+            HeaderValue::from_str(&Uuid::new_v4().to_string()).unwrap_or(HeaderValue::from_static("none"))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxys_id_is_taken_over_if_it_is_harmless() {
+        let id = |brought: &[u8]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, HeaderValue::from_bytes(brought).unwrap());
+            request_id(&headers).to_str().unwrap().to_owned()
+        };
+        assert_eq!(id(b"Root=1-67891233-abcdef"), "Root=1-67891233-abcdef");
+        for wrong in [&b""[..], b"a b", b"a\"b", "ü".as_bytes(), &[b'a'; 129]] {
+            assert!(Uuid::try_parse(&id(wrong)).is_ok(), "{wrong:?}");
+        }
+    }
+}
