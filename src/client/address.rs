@@ -116,6 +116,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_answered_over_http_is_below_the_gateways_own_path_too() {
+        for (address, events) in [
+            ("ws://[::1]:4000/", "http://[::1]:4000/v1/events"),
+            (
+                "https://example.org/herald",
+                "https://example.org/herald/v1/events",
+            ),
+        ] {
+            assert_eq!(address.parse::<GatewayUrl>().unwrap().below("/v1/events"), events);
+        }
+    }
+
+    #[test]
     fn a_cursor_cannot_break_out_of_its_place() {
         assert_eq!(
             socket("http://h", Some("e.1-2&access_token=x#y")),

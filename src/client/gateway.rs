@@ -8,15 +8,13 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 use tower::ServiceExt;
 use uuid::Uuid;
 
-use super::{Credentials, Escaped, GatewayUrl, TrustError, tls};
+use super::{Credentials, Escaped, GatewayUrl, HttpConnector, TrustError, http_connector, tls_complaint};
 use crate::{auth::IssueError, protocol::conversation::Conversation};
 
 /// The largest answer that is read. A stored message has at most 10,000 characters of content, which JSON may write with
@@ -28,7 +26,7 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 pub struct GatewayClient {
     url: GatewayUrl,
     credentials: Credentials,
-    connector: HttpsConnector<HttpConnector>,
+    connector: HttpConnector,
 }
 
 /// A message that is to be sent.
@@ -161,16 +159,7 @@ impl GatewayClient {
     /// # Errors
     /// [`CallError::Tls`] if the gateway is to be reached by TLS and the system trusts nobody.
     pub fn new(url: GatewayUrl, credentials: Credentials) -> Result<Self, CallError> {
-        let config = if url.is_secure() {
-            tls::trusted()?
-        } else {
-            tls::trusting_nobody()?
-        };
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config((*config).clone())
-            .https_or_http()
-            .enable_http1()
-            .build();
+        let connector = http_connector(&url)?;
         Ok(Self {
             url,
             credentials,
@@ -322,7 +311,7 @@ impl GatewayClient {
     }
 
     fn unreachable(&self, error: &(dyn Error + 'static)) -> CallError {
-        if let Some(complaint) = tls::complaint(error) {
+        if let Some(complaint) = tls_complaint(error) {
             return CallError::Tls(complaint.to_string());
         }
         CallError::Unreachable {

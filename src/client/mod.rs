@@ -22,5 +22,5 @@ pub use self::{
     escape::Escaped,
     gateway::{CallError, Draft, GatewayClient, Refusal, Sent},
     send::{SendError, Waiting, send_patiently},
-    tls::{TrustError, trusted},
+    tls::{HttpConnector, TrustError, http_connector, tls_complaint, trusted},
 };

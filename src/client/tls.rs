@@ -2,6 +2,13 @@
 
 use std::{error::Error, io, sync::Arc};
 
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+
+use super::GatewayUrl;
+
+/// What opens connections for HTTP.
+pub type HttpConnector = HttpsConnector<hyper_util::client::legacy::connect::HttpConnector>;
+
 /// The system's certificate authorities cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -26,8 +33,25 @@ pub fn trusted() -> Result<Arc<rustls::ClientConfig>, TrustError> {
     with_roots(roots)
 }
 
+/// What opens connections for HTTP to this gateway, by TLS or without.
+///
+/// # Errors
+/// The gateway is to be reached by TLS, and the system trusts nobody.
+pub fn http_connector(url: &GatewayUrl) -> Result<HttpConnector, TrustError> {
+    let config = if url.is_secure() {
+        trusted()?
+    } else {
+        trusting_nobody()?
+    };
+    Ok(HttpsConnectorBuilder::new()
+        .with_tls_config((*config).clone())
+        .https_or_http()
+        .enable_http1()
+        .build())
+}
+
 /// For connections without TLS, where nobody has to be believed.
-pub(super) fn trusting_nobody() -> Result<Arc<rustls::ClientConfig>, TrustError> {
+fn trusting_nobody() -> Result<Arc<rustls::ClientConfig>, TrustError> {
     with_roots(rustls::RootCertStore::empty())
 }
 
@@ -43,7 +67,7 @@ fn with_roots(roots: rustls::RootCertStore) -> Result<Arc<rustls::ClientConfig>,
 
 /// What TLS had to say, if it is what an error is about. A certificate that is not accepted will not be accepted in a
 /// second either.
-pub(super) fn complaint<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+pub fn tls_complaint<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     let mut current = Some(error);
     while let Some(error) = current {
         if let Some(tls) = error.downcast_ref() {
@@ -67,9 +91,9 @@ mod tests {
     fn what_tls_has_to_say_is_found_below_other_errors_and_nowhere_else() {
         let tls = rustls::Error::General("no".to_owned());
         let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, tls.clone()));
-        assert_eq!(complaint(&wrapped), Some(&tls));
+        assert_eq!(tls_complaint(&wrapped), Some(&tls));
         assert_eq!(
-            complaint(&io::Error::from(io::ErrorKind::ConnectionRefused)),
+            tls_complaint(&io::Error::from(io::ErrorKind::ConnectionRefused)),
             None
         );
     }

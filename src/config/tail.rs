@@ -3,7 +3,11 @@
 use clap::Args;
 
 use super::{Mistakes, caller, token::JwtFlags};
-use crate::{client::GatewayUrl, protocol::cursor::CURSOR_BYTES_MAX, tail::TailConfig};
+use crate::{
+    client::GatewayUrl,
+    protocol::cursor::CURSOR_BYTES_MAX,
+    tail::{Carrier, TailConfig},
+};
 
 /// `herald tail` as typed.
 #[derive(Args)]
@@ -22,6 +26,9 @@ pub struct TailFlags {
     /// Print each event as the JSON object it came as, one on each line.
     #[arg(long)]
     json: bool,
+    /// Connect by Server-Sent Events instead of a WebSocket, for places where WebSockets do not pass.
+    #[arg(long)]
+    sse: bool,
     /// Continue after this cursor, as a former `herald tail` printed it when it ended.
     #[arg(long, value_name = "CURSOR")]
     cursor: Option<String>,
@@ -52,6 +59,7 @@ impl std::fmt::Debug for TailFlags {
             .field("user", &self.user)
             .field("url", &self.url)
             .field("json", &self.json)
+            .field("sse", &self.sse)
             .finish_non_exhaustive()
     }
 }
@@ -91,6 +99,11 @@ impl TailFlags {
         Ok(TailSettings {
             client: TailConfig {
                 url,
+                carrier: if self.sse {
+                    Carrier::ServerSentEvents
+                } else {
+                    Carrier::WebSocket
+                },
                 user,
                 credentials,
                 cursor,
@@ -164,6 +177,9 @@ mod tests {
         let settings = check(&["--token=a.b.c", "--jwt-secret="]).unwrap();
         assert!(matches!(settings.client.credentials, Credentials::Given(_)));
         assert!(settings.client.user.is_none() && settings.client.cursor.is_none());
+        assert_eq!(settings.client.carrier, Carrier::WebSocket);
+        let settings = check(&["--token=a.b.c", "--jwt-secret=", "--sse"]).unwrap();
+        assert_eq!(settings.client.carrier, Carrier::ServerSentEvents);
     }
 
     #[test]

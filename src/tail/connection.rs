@@ -1,21 +1,31 @@
-//! Opens a WebSocket to a gateway, and tells apart why it did not open.
+//! Opens a connection to a gateway, a WebSocket or Server-Sent Events, and tells apart why it did not open. From then on
+//! it makes no difference which of them it is, but for a token that is to be renewed.
 
 use std::time::Duration;
 
+use futures::{SinkExt, StreamExt};
 use http::{HeaderValue, StatusCode, header};
 use serde::Deserialize;
+use serde_json::json;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
-    Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
+    Connector as SocketConnector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
     tungstenite::{
-        Error as SocketError, client::IntoClientRequest, error::ProtocolError, protocol::WebSocketConfig,
+        Error as SocketError, Message, Utf8Bytes,
+        client::IntoClientRequest,
+        error::ProtocolError,
+        protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode as SocketCloseCode},
     },
 };
 
-use super::{TailError, recovery::Loss};
+use super::{
+    Carrier, TailError,
+    event_source::{EventSource, HttpConnector},
+    recovery::Loss,
+};
 use crate::{
     auth::Token,
-    client::{GatewayUrl, trusted},
+    client::{self, GatewayUrl},
 };
 
 /// From looking up the name to the answer to the upgrade.
@@ -23,10 +33,58 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The largest frame that is read. The gateway's frames have 64 KiB and what one event reaches beyond; a row far above
 /// that is not a message of people.
-const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub(super) const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// How long sending something may take. A client's frames are short, so that a connection that takes none is broken.
+const SEND_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long saying goodbye may take; the gateway notices anyway.
+const GOODBYE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// A connection to a gateway.
-pub(super) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub(super) enum Connection {
+    /// The native protocol over a WebSocket.
+    Socket(Box<WebSocketStream<MaybeTlsStream<TcpStream>>>),
+    /// The same frames as Server-Sent Events.
+    Events(Box<EventSource>),
+}
+
+/// What opens connections, made once.
+pub(super) enum Connector {
+    Socket(SocketConnector),
+    Events(Box<HttpConnector>),
+}
+
+/// What came.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// A frame.
+    Text(Utf8Bytes),
+    /// A sign of life.
+    Alive,
+    /// The gateway closed the connection.
+    Closed {
+        /// Its code.
+        code: u16,
+        /// Its text.
+        reason: String,
+    },
+    /// The connection is no more.
+    Broken(String),
+    /// More than a gateway sends at once.
+    TooLarge(String),
+}
+
+/// What became of a new token.
+#[derive(Debug)]
+pub(super) enum Renewal {
+    /// It is on its way, or the connection is being closed and says so itself.
+    Sent,
+    /// It cannot be sent on this connection: the next one begins with it.
+    NeedsConnection,
+    /// The connection is no more.
+    Broken(String),
+}
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -37,14 +95,18 @@ pub(super) enum ConnectError {
     Hopeless(TailError),
 }
 
-/// How connections are encrypted: with the roots that the operating system trusts, or not at all.
-pub(super) fn connector(url: &GatewayUrl) -> Result<Connector, TailError> {
-    if !url.is_secure() {
-        return Ok(Connector::Plain);
-    }
-    trusted()
-        .map(Connector::Rustls)
-        .map_err(|error| TailError::Tls(error.to_string()))
+/// What opens connections to this gateway: with the roots that the operating system trusts, or without TLS.
+pub(super) fn connector(url: &GatewayUrl, carrier: Carrier) -> Result<Connector, TailError> {
+    let untrusted = |error: client::TrustError| TailError::Tls(error.to_string());
+    Ok(match carrier {
+        Carrier::WebSocket if url.is_secure() => {
+            Connector::Socket(SocketConnector::Rustls(client::trusted().map_err(untrusted)?))
+        }
+        Carrier::WebSocket => Connector::Socket(SocketConnector::Plain),
+        Carrier::ServerSentEvents => {
+            Connector::Events(Box::new(client::http_connector(url).map_err(untrusted)?))
+        }
+    })
 }
 
 /// Connects, and continues from the cursor if there is one.
@@ -56,27 +118,115 @@ pub(super) async fn connect(
     connector: &Connector,
     token: &Token,
     cursor: Option<&str>,
-) -> Result<Socket, ConnectError> {
-    let mut request = url
-        .socket(cursor)
-        .into_client_request()
-        .map_err(|error| judge(error, url))?;
-    let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
-        .map_err(|_| ConnectError::Hopeless(TailError::UnusableToken))?;
-    bearer.set_sensitive(true);
-    request.headers_mut().insert(header::AUTHORIZATION, bearer);
-    let config = WebSocketConfig::default()
-        .max_message_size(Some(FRAME_BYTES_MAX))
-        .max_frame_size(Some(FRAME_BYTES_MAX));
-    let connecting = connect_async_tls_with_config(request, Some(config), true, Some(connector.clone()));
+) -> Result<Connection, ConnectError> {
+    let connecting = async {
+        match connector {
+            Connector::Socket(connector) => open_socket(url, connector, token, cursor).await,
+            Connector::Events(connector) => {
+                let source = EventSource::open(url, connector, token, cursor).await?;
+                Ok(Connection::Events(Box::new(source)))
+            }
+        }
+    };
     // Boxed, because TLS makes the future a large one.
     match timeout(CONNECT_DEADLINE, Box::pin(connecting)).await {
-        Ok(Ok((socket, _response))) => Ok(socket),
-        Ok(Err(error)) => Err(judge(error, url)),
+        Ok(connected) => connected,
         Err(_) => Err(ConnectError::Lost(Loss::Unreachable(format!(
             "no answer from {url} within {} s",
             CONNECT_DEADLINE.as_secs()
         )))),
+    }
+}
+
+async fn open_socket(
+    url: &GatewayUrl,
+    connector: &SocketConnector,
+    token: &Token,
+    cursor: Option<&str>,
+) -> Result<Connection, ConnectError> {
+    let mut request = url
+        .socket(cursor)
+        .into_client_request()
+        .map_err(|error| judge(error, url))?;
+    request
+        .headers_mut()
+        .insert(header::AUTHORIZATION, bearer(token)?);
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(FRAME_BYTES_MAX))
+        .max_frame_size(Some(FRAME_BYTES_MAX));
+    let (socket, _response) =
+        connect_async_tls_with_config(request, Some(config), true, Some(connector.clone()))
+            .await
+            .map_err(|error| judge(error, url))?;
+    Ok(Connection::Socket(Box::new(socket)))
+}
+
+/// The header that carries the token.
+pub(super) fn bearer(token: &Token) -> Result<HeaderValue, ConnectError> {
+    let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
+        .map_err(|_| ConnectError::Hopeless(TailError::UnusableToken))?;
+    bearer.set_sensitive(true);
+    Ok(bearer)
+}
+
+impl Connection {
+    /// What comes next.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing that came is lost.
+    pub(super) async fn next(&mut self) -> Heard {
+        match self {
+            Self::Socket(socket) => heard(socket.next().await),
+            Self::Events(source) => source.next().await,
+        }
+    }
+
+    /// Replaces the token that the connection began with.
+    ///
+    /// # Cancel safety
+    /// Not safe: half a frame may have been sent, and the connection is of no use then.
+    pub(super) async fn renew(&mut self, token: &Token) -> Renewal {
+        let Self::Socket(socket) = self else {
+            return Renewal::NeedsConnection;
+        };
+        let frame = json!({"type": "auth", "token": token.expose()}).to_string();
+        match timeout(SEND_DEADLINE, socket.send(Message::Text(frame.into()))).await {
+            // A connection that is being closed tells its reason to the one who goes on reading.
+            Ok(Ok(()) | Err(SocketError::ConnectionClosed | SocketError::Protocol(_))) => Renewal::Sent,
+            Ok(Err(error)) => Renewal::Broken(error.to_string()),
+            Err(_) => Renewal::Broken("nothing can be sent any more".to_owned()),
+        }
+    }
+
+    /// Tells the gateway that nobody listens any more, where that can be told.
+    ///
+    /// # Cancel safety
+    /// Safe: the connection is of no further use either way.
+    pub(super) async fn say_goodbye(&mut self) {
+        let Self::Socket(socket) = self else { return };
+        let frame = CloseFrame {
+            code: SocketCloseCode::Normal,
+            reason: "".into(),
+        };
+        // The process ends either way.
+        let _said = timeout(GOODBYE_DEADLINE, (**socket).close(Some(frame))).await;
+    }
+}
+
+fn heard(message: Option<Result<Message, SocketError>>) -> Heard {
+    match message {
+        Some(Ok(Message::Text(text))) => Heard::Text(text),
+        Some(Ok(Message::Close(Some(frame)))) => Heard::Closed {
+            code: frame.code.into(),
+            reason: frame.reason.as_str().to_owned(),
+        },
+        Some(Ok(Message::Close(None))) | None => Heard::Broken("it was closed without a reason".to_owned()),
+        // Pings are answered by the library; all of these are signs of life.
+        Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Binary(_) | Message::Frame(_))) => {
+            Heard::Alive
+        }
+        Some(Err(SocketError::Capacity(error))) => Heard::TooLarge(error.to_string()),
+        Some(Err(error)) => Heard::Broken(error.to_string()),
     }
 }
 
@@ -104,7 +254,8 @@ fn judge(error: SocketError, url: &GatewayUrl) -> ConnectError {
     }
 }
 
-fn refused(response: &http::Response<Option<Vec<u8>>>) -> Loss {
+/// Why the gateway, or what lies before it, did not let the client in.
+pub(super) fn refused(response: &http::Response<Option<Vec<u8>>>) -> Loss {
     #[derive(Deserialize)]
     struct Problem {
         detail: String,

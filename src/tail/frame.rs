@@ -21,6 +21,8 @@ pub(super) enum ServerFrame {
     Auth,
     /// Something this client sent was not understood.
     Error(String),
+    /// Why the gateway ends the connection, where the connection itself cannot tell.
+    Close(Close),
     /// A frame of another kind, for other clients or of a later version.
     Other,
 }
@@ -35,6 +37,14 @@ pub(super) struct Ready {
     pub(super) reason: Option<String>,
     #[serde(default = "heartbeat_default")]
     pub(super) heartbeat_s: u64,
+}
+
+/// The last frame.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub(super) struct Close {
+    pub(super) code: u16,
+    #[serde(default)]
+    pub(super) reason: String,
 }
 
 const fn heartbeat_default() -> u64 {
@@ -96,6 +106,7 @@ impl ServerFrame {
             "ready" => Self::Ready(serde_json::from_str(text)?),
             "events" => Self::Events(Events::read(text)?),
             "auth" => Self::Auth,
+            "close" => Self::Close(serde_json::from_str(text)?),
             "error" => Self::Error(serde_json::from_str::<ErrorFields>(text)?.message),
             _ => Self::Other,
         })

@@ -1,4 +1,5 @@
-//! A client of the native protocol that follows one user's messages through whatever happens to its connection.
+//! A client of the native protocol that follows one user's messages through whatever happens to its connection, over a
+//! WebSocket or over Server-Sent Events.
 //!
 //! Invariants:
 //! - Every event of the user is shown once, in the order of the gateway, for as long as the gateway can prove it; where
@@ -10,6 +11,8 @@
 //! It deliberately keeps nothing on disk, and knows nothing of terminals: what it has to say goes to an [`Audience`].
 
 mod connection;
+mod event_source;
+mod event_stream;
 mod frame;
 pub mod line;
 mod place;
@@ -19,13 +22,12 @@ mod session;
 use std::{fmt, future::Future, io, time::Duration};
 
 use tokio::time::{Instant, sleep};
-use tokio_tungstenite::Connector;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use self::frame::{Event, EventKey, FrameError};
 use self::{
-    connection::{ConnectError, connect, connector},
+    connection::{ConnectError, Connector, connect, connector},
     place::Place,
     recovery::{Delays, Loss, decide},
     session::Session,
@@ -37,11 +39,22 @@ use crate::{
     types::UserId,
 };
 
+/// What carries a session's frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// A WebSocket.
+    WebSocket,
+    /// An answer that does not end, for places where WebSockets do not pass.
+    ServerSentEvents,
+}
+
 /// What a client is told before it begins.
 #[derive(Clone, Debug)]
 pub struct TailConfig {
     /// Where the gateway is.
     pub url: GatewayUrl,
+    /// How it is connected to.
+    pub carrier: Carrier,
     /// Whose messages are expected. A token of somebody else ends the client.
     pub user: Option<UserId>,
     /// How it proves who it is.
@@ -125,6 +138,9 @@ pub enum TailError {
     /// The token cannot be sent.
     #[error("the token holds characters that no token has; give it whole, as the issuer gave it")]
     UnusableToken,
+    /// The cursor cannot be sent.
+    #[error("the cursor holds characters that no cursor has; give it as a former `herald tail` printed it")]
+    UnusableCursor,
     /// No token could be signed.
     #[error(transparent)]
     Token(#[from] IssueError),
@@ -166,6 +182,8 @@ pub struct Tail {
 enum Ended {
     /// The client was told to stop.
     Stopped,
+    /// The token is about to end, and the next connection begins with a new one.
+    Renewing,
     /// The connection is no more.
     Lost {
         loss: Loss,
@@ -198,14 +216,20 @@ impl Tail {
         audience: &mut impl Audience,
         stopping: &CancellationToken,
     ) -> Result<(), TailError> {
-        let connector = connector(&self.config.url)?;
+        let connector = connector(&self.config.url, self.config.carrier)?;
         let mut delays = Delays::new();
+        let mut is_renewal = false;
         loop {
-            let ended = self.connect_once(&connector, audience, stopping).await?;
-            let Ended::Lost { loss, has_proved } = ended else {
-                return Ok(());
-            };
+            let ended = self
+                .connect_once(&connector, is_renewal, audience, stopping)
+                .await?;
             self.place.lose();
+            is_renewal = matches!(ended, Ended::Renewing);
+            let (loss, has_proved) = match ended {
+                Ended::Stopped => return Ok(()),
+                Ended::Renewing => continue,
+                Ended::Lost { loss, has_proved } => (loss, has_proved),
+            };
             let can_renew = self.config.credentials.renew_after().is_some();
             let coming_back = decide(&loss, can_renew).ok_or_else(|| hopeless(&loss))?;
             if has_proved {
@@ -226,6 +250,7 @@ impl Tail {
     async fn connect_once(
         &mut self,
         connector: &Connector,
+        is_renewal: bool,
         audience: &mut impl Audience,
         stopping: &CancellationToken,
     ) -> Result<Ended, TailError> {
@@ -238,8 +263,8 @@ impl Tail {
             connected = connecting => connected,
         };
         match connected {
-            Ok(socket) => {
-                let session = Session::new(&self.config, &mut self.place, socket, renew_at);
+            Ok(connection) => {
+                let session = Session::new(&self.config, &mut self.place, connection, renew_at, is_renewal);
                 session.run(audience, stopping).await
             }
             Err(ConnectError::Hopeless(error)) => Err(error),

@@ -43,7 +43,7 @@ pub(super) enum Loss {
         /// Its text.
         reason: String,
     },
-    /// An HTTP answer other than switching protocols.
+    /// An HTTP answer other than the one that opens a session.
     Refused {
         /// Its status.
         status: u16,
@@ -79,7 +79,7 @@ impl fmt::Display for Loss {
                 match detail {
                     Some(detail) => write!(formatter, ": {}", Escaped(detail)),
                     None if *status < 400 => {
-                        formatter.write_str(", which is no WebSocket; is this the address of a gateway?")
+                        formatter.write_str(", which opens no session; is this the address of a gateway?")
                     }
                     None => Ok(()),
                 }

@@ -2,19 +2,13 @@
 
 use std::time::Duration;
 
-use futures::{SinkExt, StreamExt};
-use serde_json::json;
-use tokio::time::{Instant, sleep_until, timeout};
-use tokio_tungstenite::tungstenite::{
-    Error as SocketError, Message,
-    protocol::{CloseFrame, frame::coding::CloseCode as SocketCloseCode},
-};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
     Audience, Ended, Notice, TailConfig, TailError,
-    connection::Socket,
+    connection::{Connection, Heard, Renewal},
     frame::{Event, Events, Ready, ServerFrame},
     place::Place,
     recovery::Loss,
@@ -26,12 +20,6 @@ const READY_DEADLINE: Duration = Duration::from_secs(30);
 /// The longest heartbeat that is believed; a dead connection should be found within the hour, whatever was announced.
 const HEARTBEAT_MAX: Duration = Duration::from_secs(20 * 60);
 
-/// How long sending something may take. A client's frames are short, so that a connection that takes none is broken.
-const SEND_DEADLINE: Duration = Duration::from_secs(10);
-
-/// How long saying goodbye may take; the gateway notices anyway.
-const GOODBYE_DEADLINE: Duration = Duration::from_secs(1);
-
 /// A session that lasted this long was a good one, even if nobody wrote anything.
 const LASTED: Duration = Duration::from_secs(10);
 
@@ -39,13 +27,15 @@ const LASTED: Duration = Duration::from_secs(10);
 pub(super) struct Session<'a> {
     config: &'a TailConfig,
     place: &'a mut Place,
-    socket: Socket,
+    connection: Connection,
     began: Instant,
     heard: Instant,
     /// The longest time without a sign of life.
     silence_max: Duration,
     renew_at: Option<Instant>,
     viewer: Option<Uuid>,
+    /// Whether it takes over from a connection whose token was about to end, which nobody needs to know.
+    is_renewal: bool,
     has_brought_events: bool,
 }
 
@@ -53,25 +43,29 @@ pub(super) struct Session<'a> {
 enum Step {
     Continue,
     Lost(Loss),
+    /// The next connection takes over.
+    Renew,
 }
 
 impl<'a> Session<'a> {
     pub(super) fn new(
         config: &'a TailConfig,
         place: &'a mut Place,
-        socket: Socket,
+        connection: Connection,
         renew_at: Option<Instant>,
+        is_renewal: bool,
     ) -> Self {
         let now = Instant::now();
         Self {
             config,
             place,
-            socket,
+            connection,
             began: now,
             heard: now,
             silence_max: READY_DEADLINE,
             renew_at,
             viewer: None,
+            is_renewal,
             has_brought_events: false,
         }
     }
@@ -86,74 +80,68 @@ impl<'a> Session<'a> {
             let step = tokio::select! {
                 biased;
                 () = stopping.cancelled() => {
-                    self.say_goodbye().await;
+                    self.connection.say_goodbye().await;
                     return Ok(Ended::Stopped);
                 }
                 // What has arrived is a sign of life even if it was not looked at for a long time, so it comes first.
-                message = self.socket.next() => {
+                heard = self.connection.next() => {
                     self.heard = Instant::now();
                     tokio::select! {
                         biased;
                         // An audience that does not take what it is shown must not keep the client from stopping.
                         () = stopping.cancelled() => Step::Continue,
-                        step = self.hear(message, audience) => step?,
+                        step = self.hear(heard, audience) => step?,
                     }
                 }
                 () = sleep_until(self.heard + self.silence_max) => Step::Lost(Loss::Silent(self.silence_max)),
                 () = at(self.renew_at) => self.renew().await?,
             };
-            if let Step::Lost(loss) = step {
-                let has_proved = self.has_brought_events || self.began.elapsed() >= LASTED;
-                return Ok(Ended::Lost { loss, has_proved });
+            match step {
+                Step::Continue => {}
+                Step::Renew => return Ok(Ended::Renewing),
+                Step::Lost(loss) => {
+                    let has_proved = self.has_brought_events || self.began.elapsed() >= LASTED;
+                    return Ok(Ended::Lost { loss, has_proved });
+                }
             }
         }
     }
 
-    async fn hear(
-        &mut self,
-        message: Option<Result<Message, SocketError>>,
-        audience: &mut impl Audience,
-    ) -> Result<Step, TailError> {
-        match message {
-            Some(Ok(Message::Text(text))) => {
+    async fn hear(&mut self, heard: Heard, audience: &mut impl Audience) -> Result<Step, TailError> {
+        match heard {
+            Heard::Text(text) => {
                 let frame =
                     ServerFrame::read(&text).map_err(|error| TailError::Protocol(error.to_string()))?;
-                self.take(frame, audience).await?;
-                Ok(Step::Continue)
+                self.take(frame, audience).await
             }
-            Some(Ok(Message::Close(Some(frame)))) => Ok(Step::Lost(Loss::Closed {
-                code: frame.code.into(),
-                reason: frame.reason.as_str().to_owned(),
-            })),
-            Some(Ok(Message::Close(None))) | None => Ok(Step::Lost(Loss::Broken(
-                "it was closed without a reason".to_owned(),
-            ))),
-            // Pings are answered by the library; all of these are signs of life.
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Binary(_) | Message::Frame(_))) => {
-                Ok(Step::Continue)
-            }
-            Some(Err(SocketError::Capacity(error))) => {
-                // It would come again after every reconnect.
-                Err(TailError::Protocol(format!("a frame is too large: {error}")))
-            }
-            Some(Err(error)) => Ok(Step::Lost(Loss::Broken(error.to_string()))),
+            Heard::Alive => Ok(Step::Continue),
+            Heard::Closed { code, reason } => Ok(Step::Lost(Loss::Closed { code, reason })),
+            Heard::Broken(why) => Ok(Step::Lost(Loss::Broken(why))),
+            // It would come again after every reconnect.
+            Heard::TooLarge(why) => Err(TailError::Protocol(format!("a frame is too large: {why}"))),
         }
     }
 
-    async fn take(&mut self, frame: ServerFrame, audience: &mut impl Audience) -> Result<(), TailError> {
+    async fn take(&mut self, frame: ServerFrame, audience: &mut impl Audience) -> Result<Step, TailError> {
         match (frame, self.viewer) {
-            (ServerFrame::Ready(ready), None) => self.begin(ready, audience).await,
-            (ServerFrame::Events(events), Some(viewer)) => self.show(viewer, events, audience).await,
-            (ServerFrame::Error(message), _) => {
-                audience.note(&Notice::Misunderstood(message));
-                Ok(())
+            (ServerFrame::Ready(ready), None) => self.begin(ready, audience).await?,
+            (ServerFrame::Events(events), Some(viewer)) => self.show(viewer, events, audience).await?,
+            (ServerFrame::Error(message), _) => audience.note(&Notice::Misunderstood(message)),
+            (ServerFrame::Close(close), _) => {
+                return Ok(Step::Lost(Loss::Closed {
+                    code: close.code,
+                    reason: close.reason,
+                }));
             }
-            (ServerFrame::Ready(_), Some(_)) => Err(TailError::Protocol("a second ready frame".to_owned())),
+            (ServerFrame::Ready(_), Some(_)) => {
+                return Err(TailError::Protocol("a second ready frame".to_owned()));
+            }
             (ServerFrame::Events(_), None) => {
-                Err(TailError::Protocol("events before the ready frame".to_owned()))
+                return Err(TailError::Protocol("events before the ready frame".to_owned()));
             }
-            (ServerFrame::Auth | ServerFrame::Other, _) => Ok(()),
+            (ServerFrame::Auth | ServerFrame::Other, _) => {}
         }
+        Ok(Step::Continue)
     }
 
     async fn begin(&mut self, ready: Ready, audience: &mut impl Audience) -> Result<(), TailError> {
@@ -167,11 +155,13 @@ impl<'a> Session<'a> {
         let heartbeat = Duration::from_secs(ready.heartbeat_s.max(1)).min(HEARTBEAT_MAX);
         self.silence_max = heartbeat * 5 / 2;
         let resumed = ready.resumed == Some(true);
-        audience.note(&Notice::Connected {
-            user: ready.user,
-            session: ready.session,
-            resumed,
-        });
+        if !(self.is_renewal && resumed) {
+            audience.note(&Notice::Connected {
+                user: ready.user,
+                session: ready.session,
+                resumed,
+            });
+        }
         if ready.resumed == Some(false) {
             audience
                 .show_gap(ready.reason.as_deref().unwrap_or("unknown"))
@@ -202,7 +192,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Sends a new token before the old one ends.
+    /// Sends a new token before the old one ends, or lets a new connection begin with one.
     async fn renew(&mut self) -> Result<Step, TailError> {
         let token = self.config.credentials.token()?;
         self.renew_at = self
@@ -210,24 +200,11 @@ impl<'a> Session<'a> {
             .credentials
             .renew_after()
             .map(|after| Instant::now() + after);
-        let frame = json!({"type": "auth", "token": token.expose()}).to_string();
-        Ok(
-            match timeout(SEND_DEADLINE, self.socket.send(Message::Text(frame.into()))).await {
-                // A connection that is being closed tells its reason to the one who goes on reading.
-                Ok(Ok(()) | Err(SocketError::ConnectionClosed | SocketError::Protocol(_))) => Step::Continue,
-                Ok(Err(error)) => Step::Lost(Loss::Broken(error.to_string())),
-                Err(_) => Step::Lost(Loss::Broken("nothing can be sent any more".to_owned())),
-            },
-        )
-    }
-
-    async fn say_goodbye(&mut self) {
-        let frame = CloseFrame {
-            code: SocketCloseCode::Normal,
-            reason: "".into(),
-        };
-        // The process ends either way.
-        let _said = timeout(GOODBYE_DEADLINE, self.socket.close(Some(frame))).await;
+        Ok(match self.connection.renew(&token).await {
+            Renewal::Sent => Step::Continue,
+            Renewal::NeedsConnection => Step::Renew,
+            Renewal::Broken(why) => Step::Lost(Loss::Broken(why)),
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use herald::{
     app::AppConfig,
     auth::Secret,
     client::{Credentials, Signer},
-    tail::{Audience, Event, Notice, Tail, TailConfig},
+    tail::{Audience, Carrier, Event, Notice, Tail, TailConfig},
     tasks::Tasks,
     types::UserId,
 };
@@ -91,6 +91,12 @@ impl Scene {
     }
 }
 
+/// The flags of a client that prints JSON, over a WebSocket.
+const SOCKET: &[&str] = &["--json"];
+
+/// The flags of one that prints JSON, over Server-Sent Events.
+const EVENTS: &[&str] = &["--json", "--sse"];
+
 /// A running `herald tail`. Dropped, it is killed.
 struct Running {
     child: Child,
@@ -108,11 +114,14 @@ impl Running {
     }
 
     fn start_with(address: SocketAddr, flags: &[&str], variables: &[(&str, &str)]) -> Self {
+        let url = format!("--url=http://{address}");
+        let flags: Vec<&str> = flags.iter().copied().chain([url.as_str()]).collect();
+        Self::start_anywhere(&flags, variables)
+    }
+
+    fn start_anywhere(flags: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
-        command
-            .arg("tail")
-            .arg(format!("--url=http://{address}"))
-            .args(flags);
+        command.arg("tail").args(flags);
         for (variable, _) in std::env::vars().filter(|(name, _)| name.starts_with("HERALD_")) {
             command.env_remove(variable);
         }
@@ -250,10 +259,19 @@ async fn each_change_is_one_line_for_people_and_one_object_for_programs() {
 
 #[tokio::test]
 async fn a_gateway_that_restarts_on_its_port_costs_nothing_and_doubles_nothing() {
+    a_gateway_restarts_on_its_port(SOCKET).await;
+}
+
+#[tokio::test]
+async fn events_go_on_through_restarts_of_the_gateway_on_its_port() {
+    a_gateway_restarts_on_its_port(EVENTS).await;
+}
+
+async fn a_gateway_restarts_on_its_port(flags: &[&str]) {
     let scene = Scene::new().await;
     let port = Port::reserve();
     // Nobody is there yet, and it waits.
-    let mut tail = Running::start(&scene, port.address, &["--json"]);
+    let mut tail = Running::start(&scene, port.address, flags);
     tail.noted("the gateway cannot be reached").await;
     let mut seen = Vec::new();
     for round in 0..2 {
@@ -327,6 +345,15 @@ async fn carry(client: &mut TcpStream, gateway: &mut TcpStream, bytes: Option<u6
 
 #[tokio::test]
 async fn a_batch_of_many_frames_that_is_cut_again_and_again_is_printed_once() {
+    a_batch_is_cut_again_and_again(SOCKET).await;
+}
+
+#[tokio::test]
+async fn events_of_a_batch_that_is_cut_again_and_again_are_printed_once() {
+    a_batch_is_cut_again_and_again(EVENTS).await;
+}
+
+async fn a_batch_is_cut_again_and_again(flags: &[&str]) {
     let scene = Scene::new().await;
     let gateway = Gateway::start(&scene.database.url()).await;
     let tasks = Tasks::new();
@@ -334,7 +361,7 @@ async fn a_batch_of_many_frames_that_is_cut_again_and_again_is_printed_once() {
     // between two of them.
     let cuts = vec![100_000, 300_000, 200_000, 450_000];
     let proxy = bad_network(&tasks, gateway.address(), Fault::Cut, cuts).await;
-    let mut tail = Running::start(&scene, proxy, &["--json"]);
+    let mut tail = Running::start(&scene, proxy, flags);
     tail.noted("connected as").await;
     let insert = "insert into messages (sender_id, receiver_id, content)
                   select $1, $2, n || repeat('x', 1000) from generate_series(1, 400) as n";
@@ -358,6 +385,15 @@ async fn a_batch_of_many_frames_that_is_cut_again_and_again_is_printed_once() {
 
 #[tokio::test]
 async fn a_connection_that_goes_silent_is_left_for_a_new_one() {
+    a_connection_goes_silent(SOCKET).await;
+}
+
+#[tokio::test]
+async fn a_stream_of_events_that_goes_silent_is_left_for_a_new_one() {
+    a_connection_goes_silent(EVENTS).await;
+}
+
+async fn a_connection_goes_silent(flags: &[&str]) {
     let scene = Scene::new().await;
     let mut config = scene.config();
     config.rhythm.heartbeat = Duration::from_secs(1);
@@ -365,7 +401,7 @@ async fn a_connection_that_goes_silent_is_left_for_a_new_one() {
     let tasks = Tasks::new();
     // The answer to the upgrade and the first frame are shorter than this, and the next frame reaches beyond.
     let proxy = bad_network(&tasks, gateway.address(), Fault::Silence, vec![2_000]).await;
-    let mut tail = Running::start(&scene, proxy, &["--json"]);
+    let mut tail = Running::start(&scene, proxy, flags);
     tail.noted("connected as").await;
     scene.say(&"x".repeat(2_000)).await;
     scene.say("last").await;
@@ -388,32 +424,41 @@ async fn the_cursor_printed_at_the_end_leads_on_and_a_wrong_one_is_marked_as_a_g
     let (_, _, notes) = tail.interrupt().await;
     let cursor = notes.split("--cursor ").nth(1).unwrap().trim().to_owned();
     scene.say("missed").await;
-    let mut tail = Running::start(&scene, gateway.address(), &["--json", "--cursor", &cursor]);
-    assert_eq!(tail.json().await["message"]["content"], "missed");
-    tail.interrupt().await;
+    for flags in [SOCKET, EVENTS] {
+        let with = |cursor| -> Vec<&str> { flags.iter().copied().chain(["--cursor", cursor]).collect() };
+        let mut tail = Running::start(&scene, gateway.address(), &with(&cursor));
+        assert_eq!(tail.json().await["message"]["content"], "missed");
+        tail.interrupt().await;
 
-    let mut tail = Running::start(
-        &scene,
-        gateway.address(),
-        &["--json", "--cursor", "none of yours"],
-    );
-    assert_eq!(
-        tail.json().await,
-        serde_json::json!({"type": "gap", "reason": "malformed"})
-    );
-    scene.say("goes on").await;
-    assert_eq!(tail.json().await["message"]["content"], "goes on");
-    tail.interrupt().await;
+        let mut tail = Running::start(&scene, gateway.address(), &with("none of yours"));
+        assert_eq!(
+            tail.json().await,
+            serde_json::json!({"type": "gap", "reason": "malformed"})
+        );
+        scene.say("goes on").await;
+        assert_eq!(tail.json().await["message"]["content"], "goes on");
+        tail.interrupt().await;
+    }
     gateway.stop().await;
 }
 
 #[tokio::test]
 async fn who_is_not_let_in_is_told_why_and_does_not_try_again() {
+    somebody_is_not_let_in(SOCKET).await;
+}
+
+#[tokio::test]
+async fn who_gets_no_events_is_told_why_and_does_not_try_again() {
+    somebody_is_not_let_in(EVENTS).await;
+}
+
+async fn somebody_is_not_let_in(flags: &[&str]) {
     let scene = Scene::new().await;
     let gateway = Gateway::start(&scene.database.url()).await;
     let user = format!("--as={}", scene.alice);
+    let with_user: Vec<&str> = flags.iter().copied().chain([user.as_str()]).collect();
     let wrong = "another secret, long enough for HS256 as well";
-    let tail = Running::start_with(gateway.address(), &[&user], &[("HERALD_JWT_SECRET", wrong)]);
+    let tail = Running::start_with(gateway.address(), &with_user, &[("HERALD_JWT_SECRET", wrong)]);
     let (code, out, notes) = tail.end().await;
     assert_eq!((code, out.as_str()), (1, ""), "{notes}");
     assert!(
@@ -422,7 +467,7 @@ async fn who_is_not_let_in_is_told_why_and_does_not_try_again() {
     );
 
     let bobs = token_for(UserId(scene.bob), Duration::from_secs(60));
-    let tail = Running::start_with(gateway.address(), &[&user], &[("HERALD_TOKEN", &bobs)]);
+    let tail = Running::start_with(gateway.address(), &with_user, &[("HERALD_TOKEN", &bobs)]);
     let (code, _, notes) = tail.end().await;
     assert_eq!(code, 1, "{notes}");
     assert!(
@@ -437,10 +482,19 @@ async fn who_is_not_let_in_is_told_why_and_does_not_try_again() {
 
 #[tokio::test]
 async fn a_given_token_that_ends_is_told_and_leaves_the_cursor() {
+    a_given_token_ends(SOCKET).await;
+}
+
+#[tokio::test]
+async fn a_given_token_that_ends_ends_the_events_and_leaves_the_cursor() {
+    a_given_token_ends(EVENTS).await;
+}
+
+async fn a_given_token_ends(flags: &[&str]) {
     let scene = Scene::new().await;
     let gateway = Gateway::start(&scene.database.url()).await;
     let token = token_for(UserId(scene.alice), Duration::from_secs(3));
-    let tail = Running::start_with(gateway.address(), &[], &[("HERALD_TOKEN", &token)]);
+    let tail = Running::start_with(gateway.address(), flags, &[("HERALD_TOKEN", &token)]);
     let (code, _, notes) = tail.end().await;
     assert_eq!(code, 1, "{notes}");
     assert!(
@@ -515,9 +569,34 @@ impl Audience for Notebook {
 async fn its_own_tokens_are_renewed_before_they_end_without_a_new_connection() {
     let scene = Scene::new().await;
     let gateway = Gateway::start(&scene.database.url()).await;
+    tokens_are_renewed(&scene, &gateway, Carrier::WebSocket).await;
+    let left = || gateway.metric("sessions_closed_total{reason=\"left\"}");
+    wait_until("it has left", || left() > 0.0).await;
+    assert_eq!(left(), 1.0);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn events_go_on_with_a_new_token_before_the_old_one_ends_and_nothing_is_lost() {
+    let scene = Scene::new().await;
+    let gateway = Gateway::start(&scene.database.url()).await;
+    tokens_are_renewed(&scene, &gateway, Carrier::ServerSentEvents).await;
+    // One after the other, and none of them because its token had ended.
+    wait_until("all have left", || gateway.app.hub().registry.sessions() == 0).await;
+    assert!(gateway.metric("sessions_closed_total{reason=\"left\"}") >= 4.0);
+    assert_eq!(
+        gateway.metric("sessions_closed_total{reason=\"token_expired\"}"),
+        0.0
+    );
+    gateway.stop().await;
+}
+
+/// Nobody who watches notices that tokens end, and every message is shown once.
+async fn tokens_are_renewed(scene: &Scene, gateway: &Gateway, carrier: Carrier) {
     let lifetime = Duration::from_secs(4);
     let config = TailConfig {
         url: format!("http://{}", gateway.address()).parse().unwrap(),
+        carrier,
         user: Some(UserId(scene.alice)),
         credentials: Credentials::Signed(Signer {
             secret: Secret::new(SECRET).unwrap(),
@@ -543,6 +622,8 @@ async fn its_own_tokens_are_renewed_before_they_end_without_a_new_connection() {
         said += 1;
         wait_until("it was shown", || notebook.events.lock().unwrap().len() == said).await;
     }
+    let logged = scene.logged().await;
+    assert_eq!(*notebook.events.lock().unwrap(), logged);
     let notices = notebook.notices.lock().unwrap().clone();
     assert!(
         matches!(notices.as_slice(), [Notice::Connected { resumed: false, .. }]),
@@ -550,5 +631,89 @@ async fn its_own_tokens_are_renewed_before_they_end_without_a_new_connection() {
     );
     stopping.cancel();
     tasks.finish(PATIENCE).await.unwrap();
+}
+
+/// A reverse proxy that speaks TLS as `localhost`. It passes on one request of each connection, and the answer to it.
+struct TlsProxy {
+    address: SocketAddr,
+    certificate: tempfile::NamedTempFile,
+}
+
+impl TlsProxy {
+    fn start(gateway: SocketAddr) -> Self {
+        let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let certificate = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(certificate.path(), key.cert.pem()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let private = rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![key.cert.der().clone()], private)
+            .unwrap();
+        let config = Arc::new(config);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        // It ends with the process; nothing waits for it.
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let config = Arc::clone(&config);
+                std::thread::spawn(move || {
+                    let tls = rustls::ServerConnection::new(config).unwrap();
+                    // A client that does not trust the certificate leaves, and that is its matter.
+                    let _passed = pass_on(rustls::StreamOwned::new(tls, stream.unwrap()), gateway);
+                });
+            }
+        });
+        Self { address, certificate }
+    }
+}
+
+fn pass_on(
+    mut client: rustls::StreamOwned<rustls::ServerConnection, std::net::TcpStream>,
+    gateway: SocketAddr,
+) -> std::io::Result<()> {
+    use std::io::{Read, Write};
+    let mut request = Vec::new();
+    let mut byte = [0];
+    while !request.ends_with(b"\r\n\r\n") {
+        client.read_exact(&mut byte)?;
+        request.push(byte[0]);
+    }
+    let mut gateway = std::net::TcpStream::connect(gateway)?;
+    gateway.write_all(&request)?;
+    let mut buffer = [0; 4096];
+    loop {
+        match gateway.read(&mut buffer)? {
+            0 => return Ok(()),
+            read => client.write_all(&buffer[..read])?,
+        }
+        client.flush()?;
+    }
+}
+
+#[tokio::test]
+async fn events_come_by_tls_from_whom_the_system_trusts_and_from_nobody_else() {
+    let scene = Scene::new().await;
+    let gateway = Gateway::start(&scene.database.url()).await;
+    let proxy = TlsProxy::start(gateway.address());
+    let user = format!("--as={}", scene.alice);
+    let url = format!("--url=https://localhost:{}", proxy.address.port());
+    let flags = ["--json", "--sse", &user, &url];
+    let trusted = proxy.certificate.path().to_str().unwrap();
+    let variables = [("HERALD_JWT_SECRET", SECRET), ("SSL_CERT_FILE", trusted)];
+    let mut tail = Running::start_anywhere(&flags, &variables);
+    tail.noted("connected as").await;
+    scene.say("in confidence").await;
+    assert_eq!(tail.json().await["message"]["content"], "in confidence");
+    tail.interrupt().await;
+
+    let other = TlsProxy::start(gateway.address());
+    let trusted = other.certificate.path().to_str().unwrap();
+    let variables = [("HERALD_JWT_SECRET", SECRET), ("SSL_CERT_FILE", trusted)];
+    let (code, out, notes) = Running::start_anywhere(&flags, &variables).end().await;
+    assert_eq!((code, out.as_str()), (1, ""), "{notes}");
+    assert!(notes.contains("TLS: invalid peer certificate"), "{notes}");
     gateway.stop().await;
 }
