@@ -25,6 +25,11 @@ impl Database {
     /// A database whose Postgres writes to disk at every commit, as in production, and counts statements if this
     /// installation can.
     pub(crate) async fn durable() -> Self {
+        Self::durable_with("").await
+    }
+
+    /// The same, with rows that these statements write before Herald comes, so that its log does not know them.
+    pub(crate) async fn durable_with(rows: &str) -> Self {
         let settings = ClusterBuilder::temporary().setting("fsync", "on");
         let cluster = settings.start().await.unwrap();
         let database = Self {
@@ -40,7 +45,7 @@ impl Database {
             database.cluster.stop(Stop::Fast).await.unwrap();
             database.cluster.start_again().await.unwrap();
         }
-        database.with_tables().await
+        database.with_tables(rows).await
     }
 
     /// A database for questions, whose Postgres does not wait for the disk.
@@ -49,13 +54,14 @@ impl Database {
             cluster: Cluster::temporary().await.unwrap(),
             tasks: Tasks::new(),
         };
-        database.with_tables().await
+        database.with_tables("").await
     }
 
-    async fn with_tables(self) -> Self {
+    async fn with_tables(self, rows: &str) -> Self {
         self.cluster.create_database(NAME).await.unwrap();
         let mut client = self.connect().await;
         client.batch_execute(APPLICATION).await.unwrap();
+        client.batch_execute(rows).await.unwrap();
         migrate::install(&mut client, Duration::from_secs(30))
             .await
             .unwrap();

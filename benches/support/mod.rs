@@ -4,6 +4,7 @@
     reason = "each benchmark is a program of its own and uses its part of this"
 )]
 
+pub(crate) mod caller;
 pub(crate) mod database;
 pub(crate) mod figures;
 pub(crate) mod gateway;

@@ -48,16 +48,18 @@ pub(crate) fn token(user: UserId) -> String {
 
 /// Writes the profiles of the users 0 to `count` (not included) and the products.
 pub(crate) async fn settle(client: &Client, count: u32) {
-    client
-        .batch_execute(&format!(
-            "insert into profiles (id, username, avatar_url) \
-               select {NUMBERED}, 'person number ' || n, 'https://images.example/people/' || n || '.png' \
-               from generate_series(0, {count} - 1) as n; \
-             insert into products (id, seller_id, title, price) \
-               select {NUMBERED}, {NUMBERED}, 'A thing with the number ' || n, n + 0.99 \
-               from generate_series(0, least({PRODUCTS}, {count}) - 1) as n; \
-             analyze profiles; analyze products"
-        ))
-        .await
-        .unwrap();
+    client.batch_execute(&settling(count)).await.unwrap();
+}
+
+/// The statements by which [`settle`] does that.
+pub(crate) fn settling(count: u32) -> String {
+    format!(
+        "insert into profiles (id, username, avatar_url) \
+           select {NUMBERED}, 'person number ' || n, 'https://images.example/people/' || n || '.png' \
+           from generate_series(0, {count} - 1) as n; \
+         insert into products (id, seller_id, title, price) \
+           select {NUMBERED}, {NUMBERED}, 'A thing with the number ' || n, n + 0.99 \
+           from generate_series(0, least({PRODUCTS}, {count}) - 1) as n; \
+         analyze profiles; analyze products;"
+    )
 }

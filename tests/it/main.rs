@@ -10,6 +10,7 @@
 )]
 
 mod api;
+mod api_storms;
 mod auth;
 mod cluster;
 mod cursors;

@@ -1,6 +1,8 @@
 //! What the tests stand on: a private Postgres, a database each, and a session that hears notifications.
 
+pub(crate) mod caller;
 pub(crate) mod cluster;
+pub(crate) mod cutter;
 pub(crate) mod database;
 pub(crate) mod event_source;
 pub(crate) mod follower;
