@@ -191,7 +191,7 @@ impl World {
     }
 }
 
-/// From now on the session acts for a user, as PostgREST and the gateway do it.
+/// From now on the session acts for a user, as `PostgREST` and the gateway do it.
 async fn become_user(client: &Client, user: Uuid) {
     client
         .batch_execute(&format!(
