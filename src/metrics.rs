@@ -68,7 +68,7 @@ pub struct Metrics {
     pub users: Gauge,
     /// Sessions that ended, by close code or by who left.
     pub sessions_closed: Family<ByReason, Counter>,
-    /// Requests for a session that were refused before the upgrade.
+    /// Requests for a session that were refused before it began.
     pub sessions_refused: Family<ByReason, Counter>,
     /// Events read from the log.
     pub events_read: Family<ByOperation, Counter>,
@@ -179,7 +179,7 @@ impl Metrics {
         );
         registry.register(
             "sessions_refused",
-            "Sessions refused before the upgrade",
+            "Sessions refused before they began",
             self.sessions_refused.clone(),
         );
         registry.register(
@@ -302,7 +302,7 @@ impl Metrics {
         GaugeGuard::enter(self.connections.clone())
     }
 
-    /// Counts a request for a session that was refused before the upgrade.
+    /// Counts a request for a session that was refused before it began.
     pub fn refuse(&self, reason: &'static str) {
         self.sessions_refused.get_or_create(&ByReason { reason }).inc();
     }

@@ -198,6 +198,14 @@ async fn who_is_not_let_in_gets_a_problem() {
     http::ask(address, "GET", "/v1/events", &[bearer, stranger])
         .await
         .problem(403);
+    // A page that may connect may read what it gets.
+    let target = format!("/v1/events?access_token={}", token(alice));
+    let page = ("Origin", "https://app.example");
+    let stream = TcpStream::connect(address).await.unwrap();
+    let source = EventSource::open_on(stream, &target, &[page]).await.unwrap();
+    assert!(source.has_header("access-control-allow-origin: https://app.example"));
+    drop(source);
+    nothing_is_left(&scene).await;
     // The token is judged first.
     http::ask(address, "GET", "/v1/events", &[stranger])
         .await

@@ -80,7 +80,11 @@ impl EventSource {
     pub(crate) async fn open(address: SocketAddr, token: &str, cursor: Option<&str>) -> Result<Self, u16> {
         let stream = TcpStream::connect(address).await.map_err(|_| 0_u16)?;
         let bearer = format!("Bearer {token}");
-        let mut headers = vec![("Authorization", bearer.as_str())];
+        // Browsers take compressed answers; a stream must not become one.
+        let mut headers = vec![
+            ("Authorization", bearer.as_str()),
+            ("Accept-Encoding", "gzip, br"),
+        ];
         headers.extend(cursor.map(|cursor| ("Last-Event-ID", cursor)));
         Self::open_on(stream, "/v1/events", &headers).await
     }
