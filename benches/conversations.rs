@@ -44,7 +44,7 @@ const MESSAGES: u32 = 1_000_000;
 const CONVERSATIONS: usize = 100;
 
 /// Calls of each kind that are measured.
-const CALLS: usize = 1000;
+const CALLS: usize = 500;
 
 /// Calls of each kind before, which are not measured: connections warm up, caches fill.
 const WARM_UP: usize = 50;
