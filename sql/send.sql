@@ -16,12 +16,12 @@ end
 $herald$;
 
 -- Comes before a message is inserted under an id that its sender chose. Error HR409: the id belongs to anything else;
--- HR404: nobody would receive it. Without an error the message may be inserted, unless it is there already.
+-- HR404: nobody would receive it. The answer is whether the message is there already.
 --
 -- Two attempts to send the same message wait for each other, because not every application has a unique index on the id
 -- alone (a partitioned table cannot), and its row would then be written twice. The lock's key is a hash, so that strangers may
 -- wait for each other once in a long while, for as long as an insert takes.
-create or replace function herald.before_send(message_id uuid, sender uuid, receiver uuid, product uuid) returns void
+create or replace function herald.before_send(message_id uuid, sender uuid, receiver uuid, product uuid) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $herald$
@@ -37,8 +37,10 @@ begin
     if not is_the_same then
       raise exception using errcode = 'HR409', message = 'the id belongs to another message';
     end if;
+    return true;
   elsif not herald.is_known(receiver, product) then
     raise exception using errcode = 'HR404', message = 'there is no such person or product';
   end if;
+  return false;
 end
 $herald$;

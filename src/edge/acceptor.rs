@@ -35,8 +35,8 @@ const HEADERS_DEADLINE: Duration = Duration::from_secs(15);
 /// The most bytes of a request's line and headers. The longest cursor, 32 KiB, has to fit beside a token.
 const HEADERS_BYTES_MAX: usize = 64 * 1024;
 
-/// The time that a request has to come to its end once a shutdown has begun. It is longer than any answer takes by
-/// itself; a client that does not finish its request must not use up the grace of the shutdown.
+/// The time that a request has to come to its end once a shutdown has begun. It is longer than answers usually
+/// take; a client that does not finish its request must not use up the grace of the shutdown.
 const LAST_REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The longest time that a connection may be used for requests. A peer that never reads its answers must not hold a

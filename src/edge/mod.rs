@@ -82,6 +82,7 @@ pub fn router(edge: Edge) -> Router {
         .route("/metrics", get(health::metrics))
         .fallback(|| async { Problem::not_found() })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        .layer(from_fn(rest::read_out))
         .layer(cors)
         .layer(from_fn(identified))
         .with_state(edge)

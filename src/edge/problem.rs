@@ -173,6 +173,14 @@ impl Problem {
         )
     }
 
+    /// Something is wrong with the gateway itself.
+    pub const fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "The gateway could not do this; its log tells the operator more.",
+        )
+    }
+
     /// A user calls too often.
     pub fn too_many_requests() -> Self {
         Self::new(
@@ -203,7 +211,7 @@ impl Problem {
                 StatusCode::CONFLICT,
                 "The id belongs to something else; choose a new one.",
             ),
-            Refusal::Unacceptable(_) => Self::new(
+            Refusal::Unacceptable(_) | Refusal::NotWritten => Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "The application does not take this message.",
             ),

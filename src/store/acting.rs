@@ -73,11 +73,23 @@ pub(super) struct Acting {
 impl Acting {
     /// Acts with this role, or with the pool's own; each transaction is given up after the deadline.
     pub(super) fn new(pool: Pool, role: Option<&str>, deadline: Duration) -> Self {
+        let settings: Vec<String> = PLAN_SETTINGS
+            .iter()
+            .filter_map(|setting| setting.split_once(" = "))
+            .map(|(name, value)| (name, value.trim_matches('\'').to_owned()))
+            // Should the rest of a transaction get lost on the way, Postgres does not wait for it.
+            .chain(
+                ["statement_timeout", "idle_in_transaction_session_timeout"]
+                    .map(|name| (name, deadline.as_millis().to_string())),
+            )
+            .map(|(name, value)| format!("pg_catalog.set_config('{name}', '{value}', true)"))
+            .collect();
+        // `begin` comes alone: if an option of it failed there would be no transaction, and what follows would run with the
+        // gateway's own rights. The settings are one statement, because each of many would cost.
         let begin = |isolation| {
             format!(
-                "begin isolation level {isolation} read write; set local {}; set local statement_timeout = {}",
-                PLAN_SETTINGS.join("; set local "),
-                deadline.as_millis(),
+                "begin; set transaction isolation level {isolation}, read write; select {}",
+                settings.join(", ")
             )
         };
         Self {
@@ -87,8 +99,13 @@ impl Acting {
             // All statements see one snapshot, which the cursor tells. It is no read-only transaction, because whoever asks
             // first after a crash of Postgres notes the new life.
             begin_reading: begin("repeatable read").into(),
-            // A repeated attempt has to see what the attempt that it waited for has written.
-            begin_writing: begin("read committed").into(),
+            // A repeated attempt has to see what the attempt that it waited for has written. The view is asked for one message,
+            // and joins in the order it is written in, which is good enough for that and costs no thought.
+            begin_writing: format!(
+                "{}, pg_catalog.set_config('join_collapse_limit', '1', true)",
+                begin("read committed")
+            )
+            .into(),
         }
     }
 

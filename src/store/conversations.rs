@@ -44,12 +44,11 @@ const SEND: &str = "insert into public.messages (id, sender_id, receiver_id, pro
      on conflict do nothing";
 
 /// `$1` to `$4` as in [`SEND`].
-const BEFORE_SEND: &str = "select herald.before_send($1, $2, $3, $4)";
+const BEFORE_SEND: &str = "select herald.before_send($1, $2, $3, $4) as is_there";
 
-/// The row of the message `$1`: as the view shows it; or as it is, if the application's view does not show it.
-const SENT: &str = "select coalesce( \
-     (select pg_catalog.row_to_json(view)::text from public.messages_realtime_view as view where view.id = $1 limit 1), \
-     (select pg_catalog.row_to_json(message)::text from public.messages as message where message.id = $1 limit 1)) as row";
+/// The row of the message `$1`, as the view shows it to its sender.
+const SENT: &str = "select pg_catalog.row_to_json(view)::text as row \
+     from public.messages_realtime_view as view where view.id = $1 limit 1";
 
 /// A page of a list, as rows of JSON that Postgres made.
 #[derive(Debug)]
@@ -224,14 +223,19 @@ impl Conversations {
             statement: SENT,
             parameters: &parameters[..1],
         };
-        let (_, written, rows) = self.acting.write(caller, before, send, sent).await?;
-        let row: Option<String> = rows
+        let (own, written, rows) = self.acting.write(caller, before, send, sent).await?;
+        let is_there: bool = own
             .first()
-            .and_then(|row| row.try_get("row").ok())
+            .and_then(|row| row.try_get("is_there").ok())
             .ok_or(Refusal::Bookkeeping)?;
+        let row = match rows.first() {
+            Some(row) => row.try_get("row").map_err(|_| Refusal::Bookkeeping)?,
+            // The application hides a new message even from its sender, who must not take it for refused and send again.
+            None if is_there || written > 0 => hidden_row(caller, conversation, id, content),
+            None => return Err(Refusal::NotWritten),
+        };
         Ok(Sent {
-            // Nothing was written and nothing is there: another unique column of the application's objects.
-            row: row.ok_or(Refusal::Conflict)?,
+            row,
             is_new: written > 0,
         })
     }
@@ -272,6 +276,21 @@ impl Conversations {
         }
         Ok(written)
     }
+}
+
+/// A message as far as its sender knows it.
+fn hidden_row(caller: &Identity, conversation: Conversation, id: Uuid, content: &str) -> String {
+    serde_json::json!({
+        "id": id,
+        "sender_id": caller.user.0,
+        "receiver_id": conversation.other.0,
+        "product_id": conversation.product,
+        "content": content,
+        "created_at": null,
+        "is_read": null,
+        "delivered_at": null,
+    })
+    .to_string()
 }
 
 /// A page of one conversation, newest message first. Each direction is a scan of `idx_messages_conversation_lookup` that ends

@@ -29,6 +29,9 @@ pub enum Refusal {
     /// The application's tables do not take it.
     #[error("the application's tables do not take it ({0})")]
     Unacceptable(PooledError),
+    /// The application kept the message from being written without a word: a trigger, or another unique column.
+    #[error("the application did not write it, and gave no reason")]
+    NotWritten,
     /// Something is wrong with the database, the application's view or this program.
     #[error("the database raised an error: {0}")]
     Failed(PooledError),
@@ -59,7 +62,8 @@ impl Refusal {
             ("HR409", _) => Self::Conflict,
             // `insufficient_privilege`, which row-level security raises too; a view's check option; a trigger's RAISE.
             ("42501" | "44000" | "P0001", _) => Self::Forbidden(error),
-            (_, "08" | "53" | "55" | "57" | "40" | "25") => Self::Unavailable(error),
+            // A standby that is not promoted yet says `feature_not_supported` to a transaction that may write.
+            ("0A000", _) | (_, "08" | "53" | "55" | "57" | "40" | "25") => Self::Unavailable(error),
             _ if doing == Doing::Reading => Self::Failed(error),
             _ if *code == SqlState::FOREIGN_KEY_VIOLATION => Self::NotFound,
             _ if *code == SqlState::UNIQUE_VIOLATION => Self::Conflict,

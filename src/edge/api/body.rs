@@ -41,7 +41,10 @@ pub(super) async fn read<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -
 }
 
 fn understand<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
-    serde_json::from_slice(bytes).map_err(|_| Problem::bad_body())
+    // An array of the fields in their order would be understood, too, and is no object.
+    let is_object = bytes.trim_ascii_start().starts_with(b"{");
+    let understood = serde_json::from_slice(bytes).ok().filter(|_| is_object);
+    understood.ok_or(Problem::bad_body())
 }
 
 /// Whether the body calls itself JSON (RFC 8259 §11; RFC 6839 §3.1 for the suffix).

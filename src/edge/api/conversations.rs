@@ -7,6 +7,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
+use tokio::sync::oneshot;
+use tracing::Instrument as _;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -64,11 +66,13 @@ pub(super) async fn messages(
     Conversation(conversation): Conversation,
     listing: Listing<MessagesBefore>,
 ) -> Result<Response, Problem> {
-    let listed = edge
-        .conversations
-        .messages(&caller, conversation, listing.limit, listing.before)
-        .await;
-    Ok(page("messages", &listed.map_err(|refusal| refused(&refusal))?))
+    let conversations = edge.conversations.clone();
+    let call = async move {
+        conversations
+            .messages(&caller, conversation, listing.limit, listing.before)
+            .await
+    };
+    Ok(page("messages", &carried_out(&edge, call).await?))
 }
 
 /// What a client sends. Fields that are not known are ignored.
@@ -84,8 +88,8 @@ pub(super) struct NewMessage {
 }
 
 impl NewMessage {
-    /// Checks both fields.
-    fn check(&self) -> Result<(Uuid, &str), Problem> {
+    /// Checks both fields, and answers with the id to send under.
+    fn check(&self) -> Result<Uuid, Problem> {
         let id = match &self.id {
             None => Uuid::new_v4(),
             // One id has one text, which is what comes back in the message.
@@ -104,7 +108,7 @@ impl NewMessage {
         if content.trim().is_empty() {
             return Err(Problem::content_empty());
         }
-        Ok((id, content))
+        Ok(id)
     }
 }
 
@@ -128,12 +132,14 @@ pub(super) async fn send(
     body: Body,
 ) -> Result<Response, Problem> {
     let message: NewMessage = body::read(&headers, body).await?;
-    let (id, content) = message.check()?;
-    let sent = edge
-        .conversations
-        .send(&caller, conversation, id, content)
-        .await
-        .map_err(|refusal| refused(&refusal))?;
+    let id = message.check()?;
+    let conversations = edge.conversations.clone();
+    let call = async move {
+        conversations
+            .send(&caller, conversation, id, &message.content)
+            .await
+    };
+    let sent = carried_out(&edge, call).await?;
     let status = if sent.is_new {
         StatusCode::CREATED
     } else {
@@ -155,19 +161,39 @@ pub(super) async fn mark_read(
     Caller(caller): Caller,
     Conversation(conversation): Conversation,
 ) -> Result<Response, Problem> {
-    let updated = edge
-        .conversations
-        .mark_read(&caller, conversation)
-        .await
-        .map_err(|refusal| refused(&refusal))?;
+    let conversations = edge.conversations.clone();
+    let call = async move { conversations.mark_read(&caller, conversation).await };
+    let updated = carried_out(&edge, call).await?;
     Ok(json(StatusCode::OK, format!("{{\"updated\":{updated}}}")))
+}
+
+/// Carries a call out in a task of its own. A client that leaves would otherwise leave a connection of the pool in the middle of a
+/// question, which costs the connection, while Postgres works on: more connections than the pool may have, in the end.
+async fn carried_out<T: Send + 'static>(
+    edge: &Edge,
+    call: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Problem> {
+    let (answer, answered) = oneshot::channel();
+    let span = tracing::Span::current();
+    let task = async move {
+        // Nobody waits for the answer if the client has left.
+        let _heard = answer.send(call.await);
+    };
+    edge.tasks.spawn("call", task.instrument(span));
+    match answered.await {
+        Ok(outcome) => outcome.map_err(|refusal| refused(&refusal)),
+        // The task panicked, and has said so.
+        Err(_) => Err(Problem::internal()),
+    }
 }
 
 /// What the caller is told, and what the operator.
 fn refused(refusal: &Refusal) -> Problem {
     match refusal {
         Refusal::NotFound | Refusal::Conflict => {}
-        Refusal::Forbidden(_) | Refusal::Unacceptable(_) => tracing::info!(%refusal, "a call was refused"),
+        Refusal::Forbidden(_) | Refusal::Unacceptable(_) | Refusal::NotWritten => {
+            tracing::info!(%refusal, "a call was refused");
+        }
         Refusal::Unavailable(_) => tracing::warn!(%refusal, "a call could not be carried out"),
         Refusal::Role(_) | Refusal::Failed(_) | Refusal::Bookkeeping => {
             tracing::error!(%refusal, "a call could not be carried out");

@@ -44,15 +44,25 @@ const PROBLEMS: [(u16, &str); 7] = [
 ];
 
 /// What a call with a body may answer beside that.
-const PROBLEMS_OF_BODIES: [(u16, &str); 5] = [
+const PROBLEMS_OF_BODIES: [(u16, &str); 3] = [
     (408, "The body came too slowly."),
-    (409, "The id belongs to anything else."),
     (
         413,
         "The content has more than 10,000 characters, or the body is too large.",
     ),
     (415, "The body is not `application/json`."),
-    (422, "The content is empty, or the application does not take it."),
+];
+
+/// What a call that writes may answer beside that.
+const PROBLEMS_OF_WRITING: [(u16, &str); 2] = [
+    (
+        409,
+        "The id belongs to anything else, or the application has a row like it.",
+    ),
+    (
+        422,
+        "The content is empty, or the application does not take the change.",
+    ),
 ];
 
 /// A page of conversations.
@@ -183,13 +193,11 @@ pub(super) fn frame() -> utoipa::openapi::OpenApi {
 }
 
 /// Adds the problems that every call may answer with.
-fn add_problems(operation: &mut Operation) {
-    let of_bodies = if operation.request_body.is_some() {
-        &PROBLEMS_OF_BODIES[..]
-    } else {
-        &[]
-    };
-    for (status, why) in PROBLEMS.iter().chain(of_bodies) {
+fn add_problems(operation: &mut Operation, writes: bool) {
+    let has_body = operation.request_body.is_some();
+    let of_bodies = PROBLEMS_OF_BODIES.iter().filter(|_| has_body);
+    let of_writing = PROBLEMS_OF_WRITING.iter().filter(|_| writes);
+    for (status, why) in PROBLEMS.iter().chain(of_bodies).chain(of_writing) {
         let content = ContentBuilder::new()
             .schema(Some(Ref::from_schema_name("ProblemBody")))
             .build();
@@ -215,8 +223,12 @@ impl Description {
     /// Completes the description of these calls.
     pub(super) fn new(mut openapi: utoipa::openapi::OpenApi) -> Self {
         for path in openapi.paths.paths.values_mut() {
-            let operations = [&mut path.get, &mut path.post];
-            operations.into_iter().flatten().for_each(add_problems);
+            if let Some(operation) = &mut path.get {
+                add_problems(operation, false);
+            }
+            if let Some(operation) = &mut path.post {
+                add_problems(operation, true);
+            }
         }
         // It is made of literals and types; the empty text could only come of a defect of the library.
         let text = openapi.to_json().unwrap_or_default();

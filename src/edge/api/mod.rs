@@ -20,7 +20,7 @@ use tower_http::compression::CompressionLayer;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::description::Description;
-use super::{Edge, rest};
+use super::Edge;
 use crate::metrics::{ByRequest, observe};
 
 /// The routes of the API, and of their description.
@@ -35,7 +35,6 @@ pub(super) fn routes(edge: &Edge) -> Router<Edge> {
         .route_layer(from_fn_with_state(edge.clone(), measured))
         .merge(Description::new(openapi).route())
         .route_layer(CompressionLayer::new())
-        .layer(from_fn(rest::read_out))
 }
 
 /// Forbids everything between the gateway and the caller to keep the answer.
