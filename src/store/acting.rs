@@ -99,13 +99,8 @@ impl Acting {
             // All statements see one snapshot, which the cursor tells. It is no read-only transaction, because whoever asks
             // first after a crash of Postgres notes the new life.
             begin_reading: begin("repeatable read").into(),
-            // A repeated attempt has to see what the attempt that it waited for has written. The view is asked for one message,
-            // and joins in the order it is written in, which is good enough for that and costs no thought.
-            begin_writing: format!(
-                "{}, pg_catalog.set_config('join_collapse_limit', '1', true)",
-                begin("read committed")
-            )
-            .into(),
+            // A repeated attempt has to see what the attempt that it waited for has written.
+            begin_writing: begin("read committed").into(),
         }
     }
 
@@ -164,6 +159,31 @@ impl Acting {
             .settle(answered, self.deadline)
             .map_err(|error| act.refusal(error, Doing::Writing))?;
         Ok((own, written, rows))
+    }
+}
+
+impl Acting {
+    /// The role of users, for a function in the database that takes it on by itself.
+    pub(super) fn role(&self) -> &str {
+        &self.role
+    }
+
+    /// Asks a question that writes and takes on role and claims by itself.
+    pub(super) async fn write_by_function(&self, question: Question<'_>) -> Result<Vec<Row>, Refusal> {
+        let lent = Lent::from(&self.pool).await.map_err(Refusal::Unavailable)?;
+        let client = lent.client().map_err(Refusal::Unavailable)?;
+        let asked = async {
+            try_join!(
+                client.batch_execute(&self.begin_writing),
+                question.ask(client),
+                client.batch_execute("commit"),
+            )
+        };
+        let answered = tokio::time::timeout(self.deadline, asked).await;
+        let ((), rows, ()) = lent
+            .settle(answered, self.deadline)
+            .map_err(|error| Refusal::of(error, Doing::Writing))?;
+        Ok(rows)
     }
 }
 

@@ -38,17 +38,9 @@ const CONVERSATIONS: &str = concat!(
     ") as listed order by listed.place_time desc, listed.place_id desc"
 );
 
-/// `$1` the message, `$2` its sender, `$3` its receiver, `$4` its product, `$5` its content.
-const SEND: &str = "insert into public.messages (id, sender_id, receiver_id, product_id, content) \
-     select $1, $2, $3, $4, $5 where not exists (select from public.messages as message where message.id = $1) \
-     on conflict do nothing";
-
-/// `$1` to `$4` as in [`SEND`].
-const BEFORE_SEND: &str = "select herald.before_send($1, $2, $3, $4) as is_there";
-
-/// The row of the message `$1`, as the view shows it to its sender.
-const SENT: &str = "select pg_catalog.row_to_json(view)::text as row \
-     from public.messages_realtime_view as view where view.id = $1 limit 1";
+/// `$1` the message, `$2` its sender, `$3` its receiver, `$4` its product, `$5` its content, `$6` the sender's claims, `$7` the role
+/// of users. The function in `sql/send.sql` says what it does, and why it is one.
+const SEND: &str = "select shown, is_new, was_there from herald.send($1, $2, $3, $4, $5, $6, $7)";
 
 /// A page of a list, as rows of JSON that Postgres made.
 #[derive(Debug)]
@@ -204,40 +196,32 @@ impl Conversations {
         id: Uuid,
         content: &str,
     ) -> Result<Sent, Refusal> {
-        let parameters: [(&(dyn ToSql + Sync), Type); 5] = [
+        let (claims, role) = (&*caller.claims, self.acting.role());
+        let parameters: [(&(dyn ToSql + Sync), Type); 7] = [
             (&id, Type::UUID),
             (&caller.user.0, Type::UUID),
             (&conversation.other.0, Type::UUID),
             (&conversation.product, Type::UUID),
             (&content, Type::TEXT),
+            (&claims, Type::TEXT),
+            (&role, Type::TEXT),
         ];
-        let before = Question {
-            statement: BEFORE_SEND,
-            parameters: &parameters[..4],
-        };
         let send = Question {
             statement: SEND,
             parameters: &parameters,
         };
-        let sent = Question {
-            statement: SENT,
-            parameters: &parameters[..1],
-        };
-        let (own, written, rows) = self.acting.write(caller, before, send, sent).await?;
-        let is_there: bool = own
-            .first()
-            .and_then(|row| row.try_get("is_there").ok())
-            .ok_or(Refusal::Bookkeeping)?;
-        let row = match rows.first() {
-            Some(row) => row.try_get("row").map_err(|_| Refusal::Bookkeeping)?,
+        let rows = self.acting.write_by_function(send).await?;
+        let row = rows.first().ok_or(Refusal::Bookkeeping)?;
+        let is = |name| row.try_get::<_, bool>(name).map_err(|_| Refusal::Bookkeeping);
+        let shown: Option<String> = row.try_get("shown").map_err(|_| Refusal::Bookkeeping)?;
+        let is_new = is("is_new")?;
+        let row = match shown {
+            Some(row) => row,
             // The application hides a new message even from its sender, who must not take it for refused and send again.
-            None if is_there || written > 0 => hidden_row(caller, conversation, id, content),
+            None if is_new || is("was_there")? => hidden_row(caller, conversation, id, content),
             None => return Err(Refusal::NotWritten),
         };
-        Ok(Sent {
-            row,
-            is_new: written > 0,
-        })
+        Ok(Sent { row, is_new })
     }
 
     /// Marks as read what the caller received in a conversation, and answers how many messages that were.

@@ -60,6 +60,7 @@ impl Refusal {
         match (code.code(), class(told)) {
             ("HR404", _) => Self::NotFound,
             ("HR409", _) => Self::Conflict,
+            ("HR503", _) => Self::Role(error),
             // `insufficient_privilege`, which row-level security raises too; a view's check option; a trigger's RAISE.
             ("42501" | "44000" | "P0001", _) => Self::Forbidden(error),
             // A standby that is not promoted yet says `feature_not_supported` to a transaction that may write.

@@ -12,6 +12,7 @@ on_both_routes! {
     an_id_that_belongs_to_anything_else_is_a_conflict
     what_cannot_be_sent_is_refused_with_its_reason
     the_applications_rules_hold
+    a_message_that_is_hidden_from_its_sender_is_sent_once_all_the_same
     what_is_sent_comes_back_to_both_people
 }
 
@@ -102,6 +103,7 @@ async fn what_cannot_be_sent_is_refused_with_its_reason(route: Route) {
         (400, target.clone(), json!({"content": 5})),
         (400, target.clone(), json!({})),
         (400, target.clone(), json!(["hello"])),
+        (400, target.clone(), json!(["hello", null])),
         (400, target.clone(), json!({"content": "x", "id": "5"})),
         (
             400,
@@ -187,4 +189,29 @@ async fn what_is_sent_comes_back_to_both_people(route: Route) {
         let (events, _) = socket.events(1).await;
         assert_eq!(events[0]["message"], sent);
     }
+}
+
+async fn a_message_that_is_hidden_from_its_sender_is_sent_once_all_the_same(route: Route) {
+    let stage = Stage::new(route).await;
+    stage
+        .application
+        .batch_execute(
+            "create policy moderated on messages as restrictive for select to authenticated
+               using (delivered_at is not null);
+             create function swallow() returns trigger language plpgsql as $$ begin return null; end $$;
+             create trigger swallow before insert on messages for each row
+               when (new.content = 'swallow') execute function swallow()",
+        )
+        .await
+        .unwrap();
+    let (id, target) = (Uuid::new_v4(), messages(stage.bob, None));
+    let body = json!({"id": id, "content": "hello"});
+    for status in [201, 200, 200] {
+        let sent = stage.post(stage.alice, &target, &body).await.json(status);
+        assert_eq!(sent["message"]["id"], id.to_string());
+        assert_eq!(sent["message"]["content"], "hello");
+    }
+    let swallowed = json!({"content": "swallow"});
+    stage.post(stage.alice, &target, &swallowed).await.problem(422);
+    assert_eq!(count(&stage).await, 1);
 }
