@@ -4,6 +4,8 @@
 -- They run with the rights of whoever calls them, so the application's grants and row-level security hold. Beyond that
 -- nobody asks for another person: the caller is the claim `sub` of request.jwt.claims, or the setting
 -- request.jwt.claim.sub that older PostgREST makes. auth.uid() is not needed; an application need not have it.
+--
+-- The one that writes sets no search_path: the application's triggers run inside, and find their names where they always do.
 
 -- What each is made of. `privilege` is the one on public.messages whose holders may call it. A plan for any caller is as
 -- good as one for this caller, and making it takes as long as running it.
@@ -53,7 +55,7 @@ end
 $body$),
   (
     'public.mark_messages_as_read(uuid,uuid)', 'p_sender_id uuid, p_product_id uuid', 'integer',
-    'volatile', array['search_path=pg_catalog, pg_temp', 'plan_cache_mode=force_generic_plan'], 'UPDATE',
+    'volatile', array['plan_cache_mode=force_generic_plan'], 'UPDATE',
     $body$
 declare
   caller constant text := coalesce(

@@ -25,18 +25,18 @@ $herald$;
 -- wait for each other once in a long while, for as long as an insert takes.
 --
 -- It is one function so that its statements are planned once for each connection and not for each message. Role and claims
--- end with it, as everything does that is set locally in a function with settings of its own.
+-- end with it, as everything does that is set locally in a function with settings of its own. It sets no search_path: the
+-- application's triggers run inside, and find their names where they always do.
 create or replace function herald.send(
   message_id uuid, sender uuid, receiver uuid, product uuid, words text, claims text, acting_role text,
   out shown text, out is_new boolean, out was_there boolean)
 language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 as $herald$
 declare
   is_the_same boolean;
 begin
-  perform pg_advisory_xact_lock(uuid_hash_extended(message_id, 5216701506134474755));
+  perform pg_catalog.pg_advisory_xact_lock(pg_catalog.uuid_hash_extended(message_id, 5216701506134474755));
   select (message.sender_id, message.receiver_id, message.product_id) is not distinct from (sender, receiver, product)
     into is_the_same
     from public.messages as message
@@ -48,9 +48,9 @@ begin
     raise exception using errcode = 'HR404', message = 'there is no such person or product';
   end if;
 
-  perform set_config('request.jwt.claims', claims, true);
+  perform pg_catalog.set_config('request.jwt.claims', claims, true);
   begin
-    perform set_config('role', acting_role, true);
+    perform pg_catalog.set_config('role', acting_role, true);
   exception when insufficient_privilege or invalid_parameter_value then
     raise exception using errcode = 'HR503', message = sqlerrm;
   end;
@@ -62,7 +62,7 @@ begin
     on conflict do nothing;
     is_new := found;
   end if;
-  select row_to_json(view)::text into shown
+  select pg_catalog.row_to_json(view)::text into shown
     from public.messages_realtime_view as view
    where view.id = message_id
    limit 1;
