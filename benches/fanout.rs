@@ -28,7 +28,7 @@ use std::{
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use herald::{
     fanout::Fanout,
-    hub::{Hub, Outbox, outbox::Next},
+    hub::{Hub, Outbox, Parcel, outbox::Next},
     metrics::Metrics,
     protocol::{close::CloseCode, event::Event},
     tasks::Tasks,
@@ -139,7 +139,7 @@ impl Scene {
 }
 
 async fn session(outbox: Arc<Outbox>, awaited: Arc<Awaited>) {
-    while let Next::Delivery(delivery) = poll_fn(|context| {
+    while let Next::Parcel(Parcel::Events(delivery)) = poll_fn(|context| {
         outbox.register(context);
         outbox.take().map_or(Poll::Pending, Poll::Ready)
     })

@@ -65,6 +65,7 @@ fn delivery() -> Arc<Delivery> {
     let mut builder = EventsFrameBuilder::new();
     builder.push(&event(1, user(1), user(2), 50), user(1));
     Arc::new(Delivery {
+        user: herald::types::UserId(uuid::Uuid::nil()),
         batch: position.batch,
         snapshot: position.snapshot,
         frame: builder.finish(None),

@@ -103,6 +103,7 @@ impl Fanout {
             outgoing.owed_a_cursor.insert(user);
         }
         let delivery = Delivery {
+            user,
             batch: outgoing.position.batch,
             snapshot: Arc::clone(&outgoing.position.snapshot),
             frame,
@@ -122,7 +123,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        hub::{Outbox, outbox::Next},
+        hub::{Outbox, Parcel, outbox::Next},
         protocol::{
             cursor::Epoch,
             event::Operation,
@@ -182,7 +183,7 @@ mod tests {
 
     fn received(outbox: &Outbox) -> Vec<(Arc<Delivery>, Value)> {
         std::iter::from_fn(|| match outbox.take() {
-            Some(Next::Delivery(delivery)) => {
+            Some(Next::Parcel(Parcel::Events(delivery))) => {
                 let text = serde_json::from_str(delivery.frame.text().as_str()).unwrap();
                 Some((delivery, text))
             }

@@ -44,3 +44,18 @@ impl BatchNumber {
         Self(self.0 + 1)
     }
 }
+
+/// A channel of one session: a topic that it has joined, counted from one.
+///
+/// A topic that is joined again is another channel, so that what was meant for the first is not taken for the second's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChannelNumber(pub u64);
+
+/// One channel among those of all sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ChannelId {
+    /// The session that has joined it.
+    pub session: SessionId,
+    /// Which of the session's channels.
+    pub number: ChannelNumber,
+}

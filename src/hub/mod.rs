@@ -11,9 +11,10 @@ pub mod feed_state;
 pub mod outbox;
 pub mod position;
 pub mod registry;
+pub mod topics;
 
 pub use self::{
-    delivery::Delivery,
+    delivery::{Delivery, Parcel},
     feed_state::{FeedState, FeedStatus},
     outbox::Outbox,
     position::Position,

@@ -1,17 +1,17 @@
-//! The queue between the fan-out and one session: bounded in items and in bytes, and never waited for.
+//! The queue between those who hand over and one session: bounded in items and in bytes, and never waited for.
 //!
 //! A push into a full outbox closes it as slow and drops what is in it: the client resumes from its cursor, which
 //! covers nothing of what was dropped. No single delivery is ever taken out of the middle of a stream.
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     task::Context,
 };
 
 use futures::task::AtomicWaker;
 
-use super::delivery::Delivery;
+use super::delivery::Parcel;
 use crate::{protocol::close::CloseCode, types::BatchNumber};
 
 /// The most deliveries that wait for one session. The bound in bytes is usually met first; this one keeps tiny
@@ -37,8 +37,8 @@ pub enum Push {
 /// What a session finds in its outbox.
 #[derive(Debug)]
 pub enum Next {
-    /// The oldest delivery.
-    Delivery(Arc<Delivery>),
+    /// The oldest parcel.
+    Parcel(Parcel),
     /// Nothing is left and nothing will come: the session ends with this code.
     Closed(CloseCode),
 }
@@ -53,7 +53,7 @@ pub struct Outbox {
 
 #[derive(Debug, Default)]
 struct State {
-    queue: VecDeque<Arc<Delivery>>,
+    queue: VecDeque<Parcel>,
     bytes: usize,
     closed: Option<CloseCode>,
     /// Deliveries up to this batch are not the live stream's.
@@ -70,23 +70,26 @@ impl Outbox {
         }
     }
 
-    /// Appends a delivery, or closes the outbox as slow if there is no room.
+    /// Appends a parcel, or closes the outbox as slow if there is no room.
     ///
-    /// An empty outbox takes a delivery of any size: otherwise a message above the bound could never be delivered.
-    pub fn push(&self, delivery: Arc<Delivery>) -> Push {
-        let cost = delivery.cost_bytes();
+    /// An empty outbox takes a parcel of any size: otherwise a message above the bound could never be delivered.
+    pub fn push(&self, parcel: impl Into<Parcel>) -> Push {
+        let parcel = parcel.into();
+        let cost = parcel.cost_bytes();
         let outcome = {
             let mut state = self.lock();
             if state.closed.is_some() {
                 return Push::Closed;
             }
-            if state.begins_after.is_some_and(|last| delivery.batch <= last) {
+            if let Parcel::Events(delivery) = &parcel
+                && state.begins_after.is_some_and(|last| delivery.batch <= last)
+            {
                 return Push::Passed;
             }
             let fits = state.bytes + cost <= self.bytes_max && state.queue.len() < OUTBOX_ITEMS_MAX;
             if fits || state.queue.is_empty() {
                 state.bytes += cost;
-                state.queue.push_back(delivery);
+                state.queue.push_back(parcel);
                 Push::Queued
             } else {
                 *state = State {
@@ -106,8 +109,11 @@ impl Outbox {
     pub fn begin_after(&self, batch: BatchNumber) {
         let mut state = self.lock();
         state.begins_after = Some(batch);
-        state.queue.retain(|delivery| delivery.batch > batch);
-        state.bytes = state.queue.iter().map(|delivery| delivery.cost_bytes()).sum();
+        state.queue.retain(|parcel| match parcel {
+            Parcel::Events(delivery) => delivery.batch > batch,
+            Parcel::Topic { .. } => true,
+        });
+        state.bytes = state.queue.iter().map(Parcel::cost_bytes).sum();
     }
 
     /// Ends the session with this code once it has taken what waits. The first code given stays.
@@ -131,17 +137,17 @@ impl Outbox {
         self.session.register(context.waker());
     }
 
-    /// Takes the oldest delivery, or the close code once none is left.
+    /// Takes the oldest parcel, or the close code once none is left.
     pub fn take(&self) -> Option<Next> {
         let mut state = self.lock();
-        let Some(delivery) = state.queue.pop_front() else {
+        let Some(parcel) = state.queue.pop_front() else {
             return state.closed.map(Next::Closed);
         };
-        state.bytes -= delivery.cost_bytes();
+        state.bytes -= parcel.cost_bytes();
         if state.queue.is_empty() && state.queue.capacity() > IDLE_CAPACITY {
             state.queue = VecDeque::new();
         }
-        Some(Next::Delivery(delivery))
+        Some(Next::Parcel(parcel))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -152,17 +158,21 @@ impl Outbox {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
     use tokio::time::Instant;
+    use uuid::Uuid;
 
-    use super::*;
+    use super::{super::delivery::Delivery, *};
     use crate::{
         protocol::{server_frame::EventsFrameBuilder, snapshot::Snapshot},
-        types::BatchNumber,
+        types::{BatchNumber, UserId},
     };
 
     pub(crate) fn delivery(batch: u64) -> Arc<Delivery> {
         Arc::new(Delivery {
+            user: UserId(Uuid::nil()),
             batch: BatchNumber(batch),
             snapshot: Arc::new(Snapshot::new(1, batch + 1, batch + 1, Vec::new()).unwrap()),
             frame: EventsFrameBuilder::new().finish(None),
@@ -170,11 +180,18 @@ pub(crate) mod tests {
         })
     }
 
+    fn batch_of(parcel: &Parcel) -> u64 {
+        match parcel {
+            Parcel::Events(delivery) => delivery.batch.0,
+            Parcel::Topic { .. } => panic!("nobody said anything"),
+        }
+    }
+
     fn drain(outbox: &Outbox) -> (Vec<u64>, Option<CloseCode>) {
         let mut batches = Vec::new();
         loop {
             match outbox.take() {
-                Some(Next::Delivery(delivery)) => batches.push(delivery.batch.0),
+                Some(Next::Parcel(parcel)) => batches.push(batch_of(&parcel)),
                 Some(Next::Closed(code)) => return (batches, Some(code)),
                 None => return (batches, None),
             }
@@ -239,8 +256,8 @@ pub(crate) mod tests {
                 if push {
                     outbox.push(delivery(pushed));
                     pushed += 1;
-                } else if let Some(Next::Delivery(delivery)) = outbox.take() {
-                    prop_assert_eq!(delivery.batch.0, taken);
+                } else if let Some(Next::Parcel(parcel)) = outbox.take() {
+                    prop_assert_eq!(batch_of(&parcel), taken);
                     taken += 1;
                 }
             }

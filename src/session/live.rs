@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     auth::{AuthError, Identity, Token},
-    hub::{Delivery, Outbox, outbox::Next},
+    hub::{Delivery, Outbox, Parcel, outbox::Next},
     metrics::{ByReason, observe},
     protocol::{
         client_frame::ClientFrame,
@@ -324,7 +324,9 @@ impl<'a, T: Transport> Live<'a, T> {
             match self.outbox.take() {
                 None => return Ok(None),
                 Some(Next::Closed(code)) => return Err(End::Closed(code)),
-                Some(Next::Delivery(delivery)) => {
+                // Nobody says anything on a topic to a session that has joined none.
+                Some(Next::Parcel(Parcel::Topic { .. })) => {}
+                Some(Next::Parcel(Parcel::Events(delivery))) => {
                     if let Some(outbound) = self.admit(delivery) {
                         return Ok(Some(outbound));
                     }
@@ -355,13 +357,10 @@ impl<'a, T: Transport> Live<'a, T> {
         if frame.is_empty() && cursor.is_none() {
             return None;
         }
-        let (batch, snapshot, committed) =
-            (delivery.batch, Arc::clone(&delivery.snapshot), delivery.committed);
         Some(Outbound::Live(Arc::new(Delivery {
-            batch,
-            snapshot,
             frame,
-            committed,
+            snapshot: Arc::clone(&delivery.snapshot),
+            ..*delivery
         })))
     }
 
