@@ -118,6 +118,8 @@ impl Fanout {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use serde_json::Value;
     use uuid::Uuid;
 
@@ -140,6 +142,7 @@ mod tests {
         Event {
             seq,
             transaction: Transaction { life: 1, xid: 1 },
+            logged_at: SystemTime::UNIX_EPOCH,
             operation: Operation::Insert,
             message: Uuid::from_u128(9),
             sender: user(sender),

@@ -26,6 +26,7 @@ pub(crate) fn event(number: u32, sender: UserId, receiver: UserId, content_bytes
     Event {
         seq: 27_182_818 + i64::from(number),
         transaction: Transaction { life: LIFE, xid: XID },
+        logged_at: std::time::SystemTime::UNIX_EPOCH,
         operation: Operation::Insert,
         message: numbered(number),
         sender,

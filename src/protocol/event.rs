@@ -1,5 +1,7 @@
 //! One committed change of one message, as the feed reads it.
 
+use std::time::SystemTime;
+
 use uuid::Uuid;
 
 use super::{conversation::Conversation, snapshot::Transaction};
@@ -47,6 +49,8 @@ pub struct Event {
     pub seq: i64,
     /// The transaction that made the change.
     pub transaction: Transaction,
+    /// When it was logged, by the database's clock: while the statement ran, shortly before the commit.
+    pub logged_at: SystemTime,
     /// What was done.
     pub operation: Operation,
     /// Which message.

@@ -9,12 +9,13 @@ use std::{
 
 use serde::Serialize;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
+use uuid::Uuid;
 
 use super::{
     client_frame::UNKNOWN_TYPE,
     close::CloseCode,
     cursor::Cursor,
-    event::Event,
+    event::{Event, Operation},
     snapshot::{Snapshot, Transaction},
 };
 use crate::types::{SessionId, UserId};
@@ -134,12 +135,47 @@ fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-/// Where one event stands in a frame's text, and which transaction made it.
+/// Where one event stands in a frame's text, and what else is known of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Piece {
-    transaction: Transaction,
+    about: About,
     start: usize,
+    /// Where the row begins; it ends one byte before the piece does.
+    row: usize,
     end: usize,
+}
+
+/// What is known of an event beside its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct About {
+    /// The transaction that made the change.
+    pub transaction: Transaction,
+    /// When it was logged.
+    pub logged_at: SystemTime,
+    /// What was done.
+    pub operation: Operation,
+    /// Which message.
+    pub message: Uuid,
+    /// Who wrote it.
+    pub sender: UserId,
+    /// Whom it was written to.
+    pub receiver: UserId,
+    /// What it is about, if anything.
+    pub product: Option<Uuid>,
+}
+
+impl About {
+    const fn of(event: &Event) -> Self {
+        Self {
+            transaction: event.transaction,
+            logged_at: event.logged_at,
+            operation: event.operation,
+            message: event.message,
+            sender: event.sender,
+            receiver: event.receiver,
+            product: event.product,
+        }
+    }
 }
 
 /// A finished `events` frame of one person.
@@ -183,14 +219,21 @@ impl EventsFrame {
         from_end.next().filter(|_| self.carries_cursor)
     }
 
+    /// Its events in order, each with its row: the view's, or of a delete the identifier alone.
+    pub fn rows(&self) -> impl Iterator<Item = (&About, &str)> {
+        self.pieces
+            .iter()
+            .map(|piece| (&piece.about, &self.text[piece.row..piece.end - 1]))
+    }
+
     /// The frame without the events that `seen` already sees, and with this cursor if any.
     ///
     /// It is for a client whose cursor is ahead of this gateway's feed (it came from an HTTP answer or another gateway).
     #[must_use]
     pub fn unseen_by(&self, seen: &Snapshot, cursor: Option<&str>) -> Self {
         let mut rest = EventsFrameBuilder::new();
-        for piece in self.pieces.iter().filter(|piece| !seen.sees(piece.transaction)) {
-            rest.push_encoded(piece.transaction, &self.text[piece.start..piece.end]);
+        for piece in self.pieces.iter().filter(|piece| !seen.sees(piece.about.transaction)) {
+            rest.push_encoded(piece.about, &self.text[piece.start..piece.end], piece.row - piece.start);
         }
         rest.finish(cursor)
     }
@@ -234,6 +277,7 @@ impl EventsFrameBuilder {
             event.seq,
             event.conversation(viewer),
         );
+        let row_start = self.text.len();
         match row {
             Some(row) => self.text.push_str(row),
             None => {
@@ -241,13 +285,13 @@ impl EventsFrameBuilder {
             }
         }
         self.text.push('}');
-        self.end_piece(event.transaction, start);
+        self.end_piece(About::of(event), start, row_start);
     }
 
-    fn push_encoded(&mut self, transaction: Transaction, encoded: &str) {
+    fn push_encoded(&mut self, about: About, encoded: &str, row: usize) {
         let start = self.begin_piece();
         self.text.push_str(encoded);
-        self.end_piece(transaction, start);
+        self.end_piece(about, start, start + row);
     }
 
     fn begin_piece(&mut self) -> usize {
@@ -257,10 +301,11 @@ impl EventsFrameBuilder {
         self.text.len()
     }
 
-    fn end_piece(&mut self, transaction: Transaction, start: usize) {
+    fn end_piece(&mut self, about: About, start: usize, row: usize) {
         self.pieces.push(Piece {
-            transaction,
+            about,
             start,
+            row,
             end: self.text.len(),
         });
     }
@@ -294,14 +339,14 @@ mod tests {
 
     use proptest::prelude::*;
     use serde_json::{Value, json};
-    use uuid::Uuid;
 
-    use super::{super::cursor::Epoch, super::event::Operation, *};
+    use super::{super::cursor::Epoch, *};
 
     fn event(seq: i64, xid: u64, row: Option<&str>) -> Event {
         Event {
             seq,
             transaction: Transaction { life: 1, xid },
+            logged_at: SystemTime::UNIX_EPOCH,
             operation: if row.is_some() {
                 Operation::Insert
             } else {
@@ -348,6 +393,20 @@ mod tests {
             json!({"id": "00000000-0000-0000-0000-000000000007"})
         );
         assert!(frame.get("cursor").is_none());
+    }
+
+    #[test]
+    fn rows_are_found_in_the_text_also_after_filtering() {
+        let mut builder = EventsFrameBuilder::new();
+        builder.push(&event(1, 1, Some(r#"{"id":"a"}"#)), UserId(Uuid::from_u128(1)));
+        builder.push(&event(2, 5, Some(r#"{"id":"b"}"#)), UserId(Uuid::from_u128(1)));
+        builder.push(&event(3, 6, None), UserId(Uuid::from_u128(1)));
+        let frame = builder.finish(Some("e.1"));
+        let rows = |frame: &EventsFrame| frame.rows().map(|(_, row)| row.to_owned()).collect::<Vec<_>>();
+        let deleted = r#"{"id":"00000000-0000-0000-0000-000000000007"}"#;
+        assert_eq!(rows(&frame), [r#"{"id":"a"}"#, r#"{"id":"b"}"#, deleted]);
+        let seen = Snapshot::new(1, 5, 5, Vec::new()).unwrap();
+        assert_eq!(rows(&frame.unseen_by(&seen, None)), [r#"{"id":"b"}"#, deleted]);
     }
 
     #[test]

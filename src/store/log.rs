@@ -50,7 +50,7 @@ pub fn event_columns(access: ViewAccess) -> String {
         ViewAccess::Guarded => "herald.guarded_row(fresh.message_id)",
     };
     format!(
-        "fresh.seq, fresh.life, fresh.xid::text as xid, fresh.op, fresh.message_id, fresh.sender_id, \
+        "fresh.seq, fresh.life, fresh.xid::text as xid, fresh.logged_at, fresh.op, fresh.message_id, fresh.sender_id, \
          fresh.receiver_id, fresh.product_id, case when fresh.op <> 'd' then {row} end as row"
     )
 }
@@ -111,6 +111,7 @@ pub fn read_event(row: &Row) -> Result<Logged, RowError> {
             life: life(column(row, "life")?)?,
             xid: xid(column(row, "xid")?)?,
         },
+        logged_at: column(row, "logged_at")?,
         operation,
         message: column::<Uuid>(row, "message_id")?,
         sender: UserId(column(row, "sender_id")?),
