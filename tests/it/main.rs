@@ -18,6 +18,7 @@ mod delivery;
 mod demo;
 mod documents;
 mod events;
+mod filters;
 mod functions;
 mod healthcheck;
 mod life;

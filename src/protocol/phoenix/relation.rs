@@ -1,4 +1,5 @@
-//! A table as a subscriber may know it: its columns in order, and their list as the text that goes into every change.
+//! A table as a subscriber may know it: its columns in order, and their list as the text that goes into every
+//! change.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -7,7 +8,8 @@ use std::{borrow::Cow, ops::Range};
 pub struct Column {
     /// The column's name.
     pub name: Box<str>,
-    /// `pg_type.typname` of its type, such as `uuid`, `int8`, `timestamptz`, and `_text` for an array of texts.
+    /// `pg_type.typname` of its type, such as `uuid`, `int8`, `timestamptz`, and `_text` for an array of
+    /// texts.
     pub kind: Box<str>,
 }
 
@@ -24,7 +26,8 @@ pub struct Relation {
 }
 
 impl Relation {
-    /// Takes a table's columns in the order in which they are told (that of `pg_attribute.attnum`), and encodes their list once.
+    /// Takes a table's columns in the order in which they are told (that of `pg_attribute.attnum`), and
+    /// encodes their list once.
     pub fn new(schema: impl Into<Box<str>>, table: impl Into<Box<str>>, columns: Vec<Column>) -> Self {
         let mut encoded = String::from("[");
         let mut places = Vec::with_capacity(columns.len());
@@ -34,7 +37,8 @@ impl Relation {
             }
             let start = encoded.len();
             let [name, kind] = [name, kind].map(|text| serde_json::Value::from(&**text));
-            encoded.push_str(&format!(r#"{{"name":{name},"type":{kind}}}"#));
+            let entry = format!(r#"{{"name":{name},"type":{kind}}}"#);
+            encoded.push_str(&entry);
             places.push(start..encoded.len());
         }
         encoded.push(']');
@@ -67,8 +71,8 @@ impl Relation {
         self.columns.iter().find(|column| &*column.name == name)
     }
 
-    /// The list of the columns as JSON, `[{"name":"id","type":"uuid"},…]`: all of them, or those that are selected, in the
-    /// table's order. A selected name that the table does not have is left out.
+    /// The list of the columns as JSON, `[{"name":"id","type":"uuid"},…]`: all of them, or those that are
+    /// selected, in the table's order. A selected name that the table does not have is left out.
     pub fn columns_json(&self, select: Option<&[Box<str>]>) -> Cow<'_, str> {
         let Some(select) = select else {
             return Cow::Borrowed(&self.encoded);
@@ -93,7 +97,11 @@ mod tests {
             name: name.into(),
             kind: kind.into(),
         };
-        let columns = vec![column("id", "uuid"), column("a \"b\",{", "_text"), column("n", "int8")];
+        let columns = vec![
+            column("id", "uuid"),
+            column("a \"b\",{", "_text"),
+            column("n", "int8"),
+        ];
         Relation::new("public", "messages", columns)
     }
 
