@@ -7,5 +7,6 @@ pub mod cursor;
 pub mod event;
 pub mod event_stream;
 pub mod page;
+pub mod rejoin;
 pub mod server_frame;
 pub mod snapshot;
