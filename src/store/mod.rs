@@ -4,6 +4,7 @@
 mod acting;
 pub mod conversations;
 pub mod log;
+pub mod parking;
 mod place;
 pub mod refusal;
 pub mod replay;
