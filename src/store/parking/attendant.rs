@@ -28,7 +28,7 @@ const ROUND: Duration = Duration::from_secs(1);
 const ROUND_SHARE: u32 = 10;
 
 /// The least distance from one batch to the next. The first one after a pause goes at once; while many come back, each
-/// waits for half of this, which no person notices, and a second costs at most sixty statements.
+/// waits for half of this, which no person notices, and a second costs some forty statements.
 const BATCHES_APART: Duration = Duration::from_millis(50);
 
 /// Notes of one batch, so that a statement takes some hundred milliseconds at most.
@@ -134,11 +134,12 @@ impl Attendant {
                 tracing::warn!(%reason, "where channels stand can be neither written nor asked; trying again");
                 told = Some(reason);
             }
-            sleep(backoff.next_delay(&mut rand::rng())).await;
+            let delay = backoff.next_delay(&mut rand::rng());
+            sleep(delay).await;
         }
     }
 
-    fn end(self) {
+    fn end(&self) {
         let lost = self.notes.len() + self.shared.queue().notes.len();
         if lost > 0 {
             self.count_dropped(lost);
@@ -347,6 +348,18 @@ impl Attendant {
             self.notes.clear();
             self.takes.clear();
         }
+    }
+}
+
+impl Drop for Attendant {
+    fn drop(&mut self) {
+        let unanswered = {
+            let mut queue = self.shared.queue();
+            queue.is_unattended = true;
+            queue.wanted = 0;
+            std::mem::take(&mut queue.finds)
+        };
+        drop(unanswered);
     }
 }
 

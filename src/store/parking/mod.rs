@@ -89,6 +89,11 @@ impl Key {
             device: storable(device),
         }
     }
+
+    /// Whose channel it is.
+    pub const fn user(&self) -> UserId {
+        self.user
+    }
 }
 
 /// The part of a text that is kept. Postgres takes no NUL in a text.
@@ -165,6 +170,8 @@ struct Queue {
     wanted: usize,
     /// Whether the overflow that goes on was told of.
     is_overflow_told: bool,
+    /// Whether there is no attendant any more, so that nobody would be answered.
+    is_unattended: bool,
 }
 
 impl Queue {
@@ -328,6 +335,9 @@ impl Parking {
         let (answer, answered) = oneshot::channel();
         {
             let mut queue = self.shared.queue();
+            if queue.is_unattended {
+                return Err(ParkingError::Stopped);
+            }
             if queue.wanted + wanted.len() > WANTED_MAX {
                 queue.forget_given_up();
             }
@@ -354,6 +364,68 @@ impl Parking {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::{Settings, pool};
+
+    /// With an attendant that does nothing, before a database that is away.
+    fn unattended() -> (Parking, Attendant) {
+        let settings = Settings::parse("postgresql://nobody@127.0.0.1:1/none").unwrap();
+        parking(
+            pool(&settings, 1, FIND_DEADLINE).unwrap(),
+            Arc::new(Hub::new(1)),
+            Arc::new(Metrics::new()),
+            Duration::from_secs(120),
+            Uuid::nil(),
+        )
+    }
+
+    fn channel(number: u64) -> ChannelId {
+        ChannelId {
+            session: SessionId(Uuid::nil()),
+            number,
+        }
+    }
+
+    #[test]
+    fn the_oldest_notes_go_first_when_there_are_too_many() {
+        let (parking, _attendant) = unattended();
+        for number in 0..NOTES_MAX as u64 + 10 {
+            parking.leave(channel(number));
+        }
+        let queue = parking.shared.queue();
+        assert_eq!(queue.notes.len(), NOTES_MAX);
+        assert_eq!(queue.notes.front().unwrap().0, channel(10));
+        assert_eq!(parking.shared.metrics.parking_dropped.get(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn too_many_questions_are_refused_until_those_before_are_given_up() {
+        let (parking, attendant) = unattended();
+        let key = Arc::new(Key::new(UserId(Uuid::nil()), "topic", ""));
+        let wanted = Wanted {
+            channel: channel(1),
+            key,
+            reference: None,
+        };
+        let as_many = vec![wanted.clone(); WANTED_MAX];
+        let first = parking.find(as_many.clone());
+        let second = async {
+            tokio::task::yield_now().await;
+            parking.find(vec![wanted.clone()]).await
+        };
+        let (first, second) = tokio::join!(first, second);
+        assert_eq!(first, Err(ParkingError::Deadline(FIND_DEADLINE)));
+        assert_eq!(second, Err(ParkingError::Full));
+        let third = parking.find(as_many).await;
+        assert_eq!(third, Err(ParkingError::Deadline(FIND_DEADLINE)));
+        // Those who still wait when it ends wait no longer, and nobody after them.
+        let asked = Instant::now();
+        let last = parking.find(vec![wanted.clone()]);
+        let ended = async { drop(attendant) };
+        let (last, ()) = tokio::join!(last, ended);
+        assert_eq!(last, Err(ParkingError::Stopped));
+        assert_eq!(parking.find(vec![wanted]).await, Err(ParkingError::Stopped));
+        assert_eq!(asked.elapsed(), Duration::ZERO);
+    }
 
     #[test]
     fn names_are_cut_between_characters_and_hold_no_nul() {

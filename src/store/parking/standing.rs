@@ -152,3 +152,108 @@ impl Drop for Entered {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        hub::Delivery,
+        protocol::{close::CloseCode, cursor::Epoch, server_frame::EventsFrameBuilder, snapshot::Snapshot},
+        types::BatchNumber,
+    };
+
+    const USER: UserId = UserId(Uuid::nil());
+
+    fn snapshot(position: u64) -> Arc<Snapshot> {
+        Arc::new(Snapshot::new(1, position, position, Vec::new()).unwrap())
+    }
+
+    fn cursor(position: u64) -> Cursor {
+        Cursor {
+            epoch: Epoch::new("e").unwrap(),
+            snapshot: snapshot(position),
+        }
+    }
+
+    fn delivery(position: u64) -> Arc<Delivery> {
+        Arc::new(Delivery {
+            batch: BatchNumber(position),
+            snapshot: snapshot(position),
+            frame: EventsFrameBuilder::new().finish(None),
+            committed: tokio::time::Instant::now(),
+        })
+    }
+
+    /// A session that entered at position 1 and has a channel.
+    fn entered() -> (Arc<Outbox>, Progress) {
+        let outbox = Arc::new(Outbox::new(1 << 20));
+        let progress = Progress::new(Arc::clone(&outbox), Some(cursor(1)));
+        assert_eq!(progress.place(USER, Some(&cursor(2))), Some(cursor(1)));
+        (outbox, progress)
+    }
+
+    fn set_busy(progress: &Progress, is_busy: bool) {
+        progress.state().is_busy = is_busy;
+    }
+
+    #[test]
+    fn a_session_is_behind_until_it_is_idle_for_the_first_time() {
+        let (_outbox, progress) = entered();
+        assert_eq!(progress.behind(&cursor(2)), Some(vec![(USER, cursor(1))]));
+        set_busy(&progress, false);
+        assert_eq!(progress.behind(&cursor(3)), None);
+        assert_eq!(progress.place(USER, Some(&cursor(3))), None);
+    }
+
+    #[test]
+    fn it_is_behind_while_something_waits_or_is_unacknowledged() {
+        let (outbox, progress) = entered();
+        set_busy(&progress, false);
+        assert_eq!(progress.behind(&cursor(3)), None);
+        outbox.push(delivery(4));
+        assert_eq!(progress.behind(&cursor(4)), Some(vec![(USER, cursor(3))]));
+        set_busy(&progress, true);
+        assert!(outbox.take().is_some());
+        assert_eq!(progress.behind(&cursor(5)), Some(vec![(USER, cursor(3))]));
+        progress.state().users.insert(USER, Some(cursor(4)));
+        assert_eq!(progress.behind(&cursor(5)), Some(vec![(USER, cursor(4))]));
+        set_busy(&progress, false);
+        assert_eq!(progress.behind(&cursor(6)), None);
+        // What was acknowledged before counts no more.
+        set_busy(&progress, true);
+        assert_eq!(progress.behind(&cursor(7)), Some(vec![(USER, cursor(6))]));
+    }
+
+    #[test]
+    fn a_replay_takes_its_user_back() {
+        let (_outbox, progress) = entered();
+        set_busy(&progress, false);
+        assert_eq!(progress.behind(&cursor(9)), None);
+        set_busy(&progress, true);
+        progress.state().users.insert(USER, Some(cursor(5)));
+        assert_eq!(progress.place(USER, Some(&cursor(10))), Some(cursor(5)));
+        let other = UserId(Uuid::max());
+        assert_eq!(progress.place(other, Some(&cursor(10))), Some(cursor(9)));
+    }
+
+    #[test]
+    fn what_an_overflow_threw_away_was_not_taken() {
+        let outbox = Arc::new(Outbox::new(1));
+        let progress = Progress::new(Arc::clone(&outbox), Some(cursor(1)));
+        set_busy(&progress, false);
+        outbox.push(delivery(2));
+        outbox.push(delivery(3));
+        assert_eq!(outbox.closed(), Some(CloseCode::Slow));
+        assert!(outbox.is_empty());
+        assert_eq!(progress.behind(&cursor(3)), Some(Vec::new()));
+    }
+
+    #[test]
+    fn nothing_is_claimed_before_the_feed_has_begun() {
+        let (_outbox, progress) = entered();
+        set_busy(&progress, false);
+        assert_eq!(progress.place(USER, None), Some(cursor(1)));
+    }
+}
