@@ -5,8 +5,8 @@
 //! the [`Attendant`], carries them there and back in batches. While one batch is under way the next collects, so that
 //! thousands who come back within a second cost a few dozen statements.
 //!
-//! A channel that goes is parked with its cursor. That one which lives in a gateway that is killed has no chance to be,
-//! and writing down each channel's cursor all the time would cost too much. So once a second the attendant writes one
+//! A channel that goes is parked with its cursor. When a gateway is killed its channels have no chance to be, and writing
+//! down each channel's cursor all the time would cost too much. So once a second the attendant writes one
 //! row for the whole gateway: how far every live channel has come. Sessions that are behind are the exception, and
 //! their channels' rows carry a cursor of their own; see [`Standing`].
 //!
