@@ -30,6 +30,9 @@ begin
      or exists (select from herald.life where is_called and last_value > horizon::text::bigint) then
     delete from herald.log;
     delete from herald.mark;
+    -- Their cursors are of another epoch, so that nothing would be replayed from them either way.
+    delete from herald.channel;
+    delete from herald.gateway;
     update herald.state set epoch = gen_random_uuid(), pruned_before = '0', pruned_life = 0;
     perform setval('herald.life', 1, false);
     return query select 'removed', 'rows of herald.log', 'they came with a dump of another cluster';

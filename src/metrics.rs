@@ -92,6 +92,12 @@ pub struct Metrics {
     pub replays: Family<ByOutcome, Counter>,
     /// Events sent out of the log to sessions that came back.
     pub events_replayed: Counter,
+    /// Channels that went and whose position is kept for a while.
+    pub parked: Counter,
+    /// Statements that keep and find the positions of channels.
+    pub parking_queries: Counter,
+    /// Positions of channels that were lost because the database was away for too long.
+    pub parking_dropped: Counter,
     /// One for the state the feed is in, zero for the others.
     pub feed_state: Family<ByState, Gauge>,
     /// Connections of the feed after the first.
@@ -151,6 +157,9 @@ impl Metrics {
             outbox_overflows: Counter::default(),
             replays: Family::default(),
             events_replayed: Counter::default(),
+            parked: Counter::default(),
+            parking_queries: Counter::default(),
+            parking_dropped: Counter::default(),
             feed_state: Family::default(),
             feed_reconnects: Counter::default(),
             feed_discontinuities: Counter::default(),
@@ -220,8 +229,28 @@ impl Metrics {
             Unit::Seconds,
             self.delivery_latency.clone(),
         );
+        self.register_parking();
         self.register_feed();
         self
+    }
+
+    fn register_parking(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "parked",
+            "Channels that went and may come back",
+            self.parked.clone(),
+        );
+        registry.register(
+            "parking_queries",
+            "Statements that keep and find positions of channels",
+            self.parking_queries.clone(),
+        );
+        registry.register(
+            "parking_dropped",
+            "Positions of channels that were lost",
+            self.parking_dropped.clone(),
+        );
     }
 
     fn register_feed(&mut self) {

@@ -15,7 +15,7 @@ impl fmt::Display for UserId {
 }
 
 /// One connection of one user, for as long as it lasts. It is also the request id in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub Uuid);
 
 impl SessionId {

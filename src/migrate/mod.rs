@@ -28,7 +28,7 @@ pub use script::{script, uninstall_script};
 use turn::{Attempts, Wanted};
 
 /// The version of the tables and functions that this build installs, kept in `herald.state.schema_version`.
-pub const SCHEMA_VERSION: i32 = 2;
+pub const SCHEMA_VERSION: i32 = 3;
 
 /// Rounds of asking what is left to do for the indexes. One suffices; another follows a deadlock with somebody else's
 /// schema change.

@@ -14,9 +14,10 @@ pub(super) const LOCK: &str = include_str!("../../sql/lock.sql");
 pub(super) const UNLINK: &str = include_str!("../../sql/unlink.sql");
 
 /// What brings the tables from each version to the next; the first element makes version 1 out of nothing.
-pub(super) const TABLES: [&str; 2] = [
+pub(super) const TABLES: [&str; 3] = [
     include_str!("../../sql/schema.sql"),
     include_str!("../../sql/schema_2.sql"),
+    include_str!("../../sql/schema_3.sql"),
 ];
 
 /// The query of `sql/previews.sql` as a text in the database, for the body of the public function.
@@ -91,8 +92,10 @@ pub(super) const LOCK_SETTINGS: &str = "set local statement_timeout = '500ms';\n
 pub(super) const LOCKED_SETTINGS: &str = "set local statement_timeout = 0;\n";
 
 /// Removes the schema. The tables go first and without CASCADE, so that a view somebody built on them is not lost
-/// without a word; only Herald's own functions are left to cascade to.
+/// without a word; only Herald's own functions are left to cascade to. An installation that was never upgraded lacks the
+/// tables of later versions.
 pub(super) const DROP_SCHEMA: &str = "\
+drop table if exists herald.channel, herald.gateway;
 drop table herald.log, herald.mark, herald.state, herald.installed;
 drop schema herald cascade;
 ";

@@ -8,5 +8,6 @@ pub mod event;
 pub mod event_stream;
 pub mod page;
 pub mod phoenix;
+pub mod rejoin;
 pub mod server_frame;
 pub mod snapshot;

@@ -25,6 +25,7 @@ mod life;
 mod limits;
 mod migrate;
 mod network;
+mod parking;
 mod plans;
 mod postgres_tls;
 mod process;

@@ -35,7 +35,7 @@ async fn the_command_installs_repeats_and_removes() {
     let second = herald(&["migrate"], &variables);
     assert_eq!(
         text(&second.stdout),
-        "Nothing to do: Herald's schema version 2 is installed.\n"
+        "Nothing to do: Herald's schema version 3 is installed.\n"
     );
     let removed = herald(&["migrate", "uninstall", "--feed-database-url", &url], &[]);
     assert!(removed.status.success(), "{}", text(&removed.stderr));

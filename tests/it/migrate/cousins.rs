@@ -720,6 +720,13 @@ async fn a_publication_for_all_tables_lets_every_table_be_written() {
              insert into herald.mark (life, snapshot) values (1, pg_current_snapshot());
              delete from herald.mark;
              delete from herald.log;
+             insert into herald.gateway values (gen_random_uuid(), '', now());
+             update herald.gateway set seen_at = now();
+             delete from herald.gateway;
+             insert into herald.channel (session, number, gateway, user_id, topic, device)
+             values (gen_random_uuid(), 0, gen_random_uuid(), gen_random_uuid(), '', '');
+             update herald.channel set reference = 1;
+             delete from herald.channel;
              update herald.state set pruned_before = pg_snapshot_xmin(pg_current_snapshot())",
         )
         .await

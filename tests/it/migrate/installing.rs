@@ -386,6 +386,9 @@ async fn a_log_that_came_with_a_dump_of_another_cluster_is_emptied() {
             "insert into herald.log (life, xid, op, message_id, sender_id, receiver_id)
              select 1, '900000000000', 'i', gen_random_uuid(), gen_random_uuid(), gen_random_uuid();
              insert into herald.mark (life, snapshot) values (1, '900000000000:900000000000:');
+             insert into herald.gateway values (gen_random_uuid(), '0.0-900000000000', now());
+             insert into herald.channel (session, number, gateway, user_id, topic, device)
+             values (gen_random_uuid(), 0, gen_random_uuid(), gen_random_uuid(), '', '');
              select setval('herald.life', 900000000000);
              update herald.state set pruned_before = '800000000000'",
         )
@@ -395,15 +398,15 @@ async fn a_log_that_came_with_a_dump_of_another_cluster_is_emptied() {
     assert_ne!(epoch().await, before);
     let row = client
         .query_one(
-            "select (select count(*) from herald.log), (select count(*) from herald.mark), pruned_before::text from herald.state",
+            "select (select count(*) from herald.log), (select count(*) from herald.mark), \
+               (select count(*) from herald.gateway), (select count(*) from herald.channel), pruned_before::text \
+             from herald.state",
             &[],
         )
         .await
         .unwrap();
-    assert_eq!(
-        (row.get(0), row.get(1), row.get(2)),
-        (0_i64, 0_i64, "0".to_owned())
-    );
+    let counts: [i64; 4] = std::array::from_fn(|column| row.get(column));
+    assert_eq!((counts, row.get::<_, &str>(4)), ([0; 4], "0"));
 }
 
 #[tokio::test]

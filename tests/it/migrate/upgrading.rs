@@ -1,4 +1,5 @@
-//! From schema version 1, which had two indexes of other columns and no functions, to this one.
+//! From schema version 1, which had two indexes of other columns and no functions, and from version 2, which parked no
+//! channels, to this one.
 
 use std::time::Duration;
 
@@ -35,7 +36,15 @@ const OLD_FUNCTIONS: &str = "
     delete from herald.installed where kind = 'function' or name = 'public.idx_messages_unread';
     alter table herald.installed drop constraint installed_kind_check;
     alter table herald.installed add constraint installed_kind_check check (kind in ('view', 'index'));
+    drop table herald.channel, herald.gateway;
     update herald.state set schema_version = 1";
+
+/// Turns an installation into one of version 2. The body of the one function that differs is replaced by the upgrade.
+const BEFORE_PARKING: &str = "
+    drop table herald.channel, herald.gateway;
+    create or replace function herald.forget_foreign_log() returns table (outcome text, subject text, note text)
+      language plpgsql as $$ begin end $$;
+    update herald.state set schema_version = 2";
 
 /// Turns an installation into one of version 1. Its indexes are left to [`old_indexes`].
 async fn turn_back(client: &Client) {
@@ -238,4 +247,57 @@ async fn an_index_that_version_1_found_stays_and_is_now_warned_of() {
         definitions(&client).await[0],
         "(sender_id, receiver_id, product_id, created_at DESC)"
     );
+}
+
+#[tokio::test]
+async fn version_2_gets_the_tables_for_parked_channels() {
+    for printed in [false, true] {
+        let database = Database::with_application().await;
+        install(&database).await;
+        let fresh = database.dump_with(&["--schema-only"]);
+        let client = database.connect().await;
+        client.batch_execute(BEFORE_PARKING).await.unwrap();
+        if printed {
+            database.psql(&script());
+        } else {
+            assert!(install(&database).await.changed());
+        }
+        assert_eq!(
+            database.dump_with(&["--schema-only"]),
+            fresh,
+            "printed: {printed}"
+        );
+        assert!(!install(&database).await.changed());
+    }
+}
+
+#[tokio::test]
+async fn version_2_can_be_removed_without_being_upgraded_first() {
+    let database = Database::with_application().await;
+    let before = database.dump();
+    for printed in [false, true] {
+        install(&database).await;
+        let client = database.connect().await;
+        client.batch_execute(BEFORE_PARKING).await.unwrap();
+        if printed {
+            database.psql(&uninstall_script());
+        } else {
+            uninstall(&database).await;
+        }
+        assert_eq!(database.dump(), before, "printed: {printed}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_but_the_owner_has_rights_on_the_tables_for_parked_channels() {
+    let database = Database::with_application().await;
+    install(&database).await;
+    let client = database.connect().await;
+    for table in ["herald.gateway", "herald.channel"] {
+        for right in ["select", "insert", "update", "delete", "truncate"] {
+            let may = "select has_table_privilege('authenticated', $1, $2)";
+            let may: bool = client.query_one(may, &[&table, &right]).await.unwrap().get(0);
+            assert!(!may, "{right} on {table}");
+        }
+    }
 }

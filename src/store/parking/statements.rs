@@ -1,0 +1,435 @@
+//! What the attendant asks and tells Postgres, one statement for each purpose, whatever the number of channels.
+//!
+//! All of a batch is one transaction, sent in one go: first how far the gateway has come, then the notes, then the
+//! questions. The order matters twice. The first statement speaks of rows that are older than the look at the sessions,
+//! and must not touch those that the second one writes, which know better. And a question sees the notes before it.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio_postgres::{
+    Client, Error, Row,
+    types::{ToSql, Type},
+};
+use uuid::Uuid;
+
+use super::{super::log::PLAN_SETTINGS, ChannelId, Key, Note, Wanted};
+use crate::{
+    metrics::Metrics,
+    protocol::{cursor::Cursor, rejoin::Candidate},
+    types::{SessionId, UserId},
+};
+
+/// The most rows that one statement prunes, so that it takes some ten milliseconds and holds nobody up.
+pub(super) const PRUNE_ROWS: i64 = 5_000;
+
+/// The most channels of one user that are kept parked. A user's devices hold a few dozen; more come from a client that joins
+/// and breaks off without end, and each join would have to look at all of them.
+const PARKED_PER_USER: i64 = 256;
+
+/// Opens the transaction of a batch, or of pruning, which reads whole tables and takes the planner's own choice.
+///
+/// Commits are not waited for (`synchronous_commit`): a killed gateway loses nothing by that, and a crash of Postgres the
+/// commits of its last moments, of a transaction either all or nothing. Cursors then say less than was reached, and
+/// those who come back are told something twice. Only a channel that was joined and went within those moments would
+/// be forgotten. In return nobody waits for a disk, and the log's own commits do not share it with a write each second.
+pub(super) fn begin(deadline: Duration, settings: &[&str]) -> String {
+    let milliseconds = deadline.as_millis();
+    let mut begin = format!(
+        "begin; set local synchronous_commit = off; set local statement_timeout = {milliseconds}; \
+         set local idle_in_transaction_session_timeout = {milliseconds}"
+    );
+    for setting in settings {
+        begin += "; set local ";
+        begin += setting;
+    }
+    begin
+}
+
+/// The settings of a batch: every statement of it finds its rows by index.
+pub(super) const BATCH_SETTINGS: &[&str] = &PLAN_SETTINGS;
+
+type Parameters<'a> = Vec<(&'a (dyn ToSql + Sync), Type)>;
+
+/// Executes a statement if there is anything to tell.
+pub(super) async fn tell(
+    client: &Client,
+    metrics: &Metrics,
+    told: Option<(&str, Parameters<'_>)>,
+) -> Result<(), Error> {
+    if let Some((statement, parameters)) = told {
+        metrics.parking_queries.inc();
+        client.execute_typed(statement, &parameters).await?;
+    }
+    Ok(())
+}
+
+/// Asks a question if there is any.
+pub(super) async fn ask(
+    client: &Client,
+    metrics: &Metrics,
+    asked: Option<(&str, Parameters<'_>)>,
+) -> Result<Vec<Row>, Error> {
+    match asked {
+        Some((statement, parameters)) => {
+            metrics.parking_queries.inc();
+            client.query_typed(statement, &parameters).await
+        }
+        None => Ok(Vec::new()),
+    }
+}
+
+/// How far the gateway has come, and who is behind.
+#[derive(Debug)]
+pub(super) struct Round {
+    gateway: Uuid,
+    cursor: String,
+    sessions: Vec<Uuid>,
+    users: Vec<Uuid>,
+    cursors: Vec<String>,
+    sessions_behind: Vec<Uuid>,
+}
+
+impl Round {
+    pub(super) fn new(gateway: Uuid, settled: &Cursor) -> Self {
+        Self {
+            gateway,
+            cursor: settled.to_string(),
+            sessions: Vec::new(),
+            users: Vec::new(),
+            cursors: Vec::new(),
+            sessions_behind: Vec::new(),
+        }
+    }
+
+    /// Adds a session that is behind, with what has reached the channels of its users.
+    pub(super) fn add_behind(&mut self, session: SessionId, places: Vec<(UserId, Cursor)>) {
+        self.sessions_behind.push(session.0);
+        for (user, cursor) in places {
+            self.sessions.push(session.0);
+            self.users.push(user.0);
+            self.cursors.push(cursor.to_string());
+        }
+    }
+
+    pub(super) fn statement(&self) -> (&'static str, Parameters<'_>) {
+        let parameters: Parameters<'_> = vec![
+            (&self.gateway, Type::UUID),
+            (&self.cursor, Type::TEXT),
+            (&self.sessions, Type::UUID_ARRAY),
+            (&self.users, Type::UUID_ARRAY),
+            (&self.cursors, Type::TEXT_ARRAY),
+            (&self.sessions_behind, Type::UUID_ARRAY),
+        ];
+        (ROUND, parameters)
+    }
+}
+
+/// `$1` the gateway, `$2` how far it has come; `$3` sessions, `$4` users, `$5` what has reached their channels; `$6` all
+/// sessions that are behind. The channels of other sessions need no cursor of their own any more.
+const ROUND: &str = "with behind as ( \
+       update herald.channel set cursor = behind.cursor \
+       from rows from (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5)) \
+         as behind (session, user_id, cursor) \
+       where channel.session = behind.session and channel.user_id = behind.user_id \
+         and channel.parked_at is null and channel.cursor is distinct from behind.cursor), \
+     caught_up as ( \
+       update herald.channel set cursor = null \
+       where channel.gateway = $1 and channel.parked_at is null and channel.cursor is not null \
+         and channel.session <> all ($6)) \
+     insert into herald.gateway (id, cursor, seen_at) values ($1, $2, pg_catalog.now()) \
+     on conflict (id) do update set cursor = excluded.cursor, seen_at = excluded.seen_at";
+
+/// The notes of a batch, and what the batch before it found and took.
+#[derive(Debug, Default)]
+pub(super) struct Writing<'a> {
+    gateway: Uuid,
+    sessions: Vec<Uuid>,
+    numbers: Vec<i64>,
+    users: Vec<Uuid>,
+    topics: Vec<&'a str>,
+    devices: Vec<&'a str>,
+    references: Vec<Option<i64>>,
+    cursors: Vec<Option<String>>,
+    /// Seconds since the channel went; none while it is live.
+    ages: Vec<Option<f64>>,
+    lefts: Vec<bool>,
+    taken_sessions: Vec<Uuid>,
+    taken_numbers: Vec<i64>,
+    takers: Vec<Uuid>,
+}
+
+impl<'a> Writing<'a> {
+    /// Of notes on different channels in ascending order, so that gateways lock rows in one order.
+    pub(super) fn new(
+        gateway: Uuid,
+        notes: &'a [(ChannelId, Note)],
+        takes: &[(ChannelId, SessionId)],
+        settled: Option<&Cursor>,
+    ) -> Self {
+        let mut writing = Self {
+            gateway,
+            ..Self::default()
+        };
+        for (channel, note) in notes {
+            writing.add(*channel, note, settled);
+        }
+        let mut takes = takes.to_vec();
+        takes.sort_unstable_by_key(|(channel, _)| *channel);
+        for (channel, taker) in takes {
+            // What is written of it in the same statement is newer.
+            if notes.binary_search_by_key(&channel, |(noted, _)| *noted).is_err() {
+                writing.taken_sessions.push(channel.session.0);
+                writing.taken_numbers.push(integer(channel.number));
+                writing.takers.push(taker.0);
+            }
+        }
+        writing
+    }
+
+    fn add(&mut self, channel: ChannelId, note: &'a Note, settled: Option<&Cursor>) {
+        let (key, reference, cursor, age) = match note {
+            Note::Live {
+                key,
+                reference,
+                progress,
+            } => {
+                let progress = progress.as_ref();
+                let cursor = progress.and_then(|progress| progress.place(key.user, settled));
+                (Some(key), *reference, cursor, None)
+            }
+            Note::Parked {
+                key,
+                reference,
+                cursor,
+                at,
+            } => (
+                Some(key),
+                *reference,
+                Some(cursor.clone()),
+                Some(at.elapsed().as_secs_f64()),
+            ),
+            Note::Left => (None, None, None, None),
+        };
+        self.sessions.push(channel.session.0);
+        self.numbers.push(integer(channel.number));
+        self.users.push(key.map_or(Uuid::nil(), |key| key.user.0));
+        self.topics.push(key.map_or("", |key| &key.topic));
+        self.devices.push(key.map_or("", |key| &key.device));
+        self.references.push(reference.map(integer));
+        self.cursors.push(cursor.map(|cursor| cursor.to_string()));
+        self.ages.push(age);
+        self.lefts.push(key.is_none());
+    }
+
+    pub(super) fn statement(&self) -> Option<(&'static str, Parameters<'_>)> {
+        if self.sessions.is_empty() && self.takers.is_empty() {
+            return None;
+        }
+        let parameters: Parameters<'_> = vec![
+            (&self.gateway, Type::UUID),
+            (&self.sessions, Type::UUID_ARRAY),
+            (&self.numbers, Type::INT8_ARRAY),
+            (&self.users, Type::UUID_ARRAY),
+            (&self.topics, Type::TEXT_ARRAY),
+            (&self.devices, Type::TEXT_ARRAY),
+            (&self.references, Type::INT8_ARRAY),
+            (&self.cursors, Type::TEXT_ARRAY),
+            (&self.ages, Type::FLOAT8_ARRAY),
+            (&self.lefts, Type::BOOL_ARRAY),
+            (&self.taken_sessions, Type::UUID_ARRAY),
+            (&self.taken_numbers, Type::INT8_ARRAY),
+            (&self.takers, Type::UUID_ARRAY),
+        ];
+        Some((WRITE, parameters))
+    }
+}
+
+/// `$1` the gateway, `$2` to `$10` the columns of the notes, `$11` to `$13` of what was taken by whom.
+///
+/// A channel that goes is free again, whoever took it while it was live: he was somebody else.
+const WRITE: &str = "with note as materialized ( \
+       select * from rows from (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), \
+           pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), \
+           pg_catalog.unnest($9), pg_catalog.unnest($10)) \
+         as note (session, number, user_id, topic, device, reference, cursor, age, is_left)), \
+     gone as ( \
+       delete from herald.channel using note \
+       where note.is_left and channel.session = note.session and channel.number = note.number), \
+     taken as ( \
+       update herald.channel set taken_by = take.taken_by \
+       from rows from (pg_catalog.unnest($11), pg_catalog.unnest($12), pg_catalog.unnest($13)) \
+         as take (session, number, taken_by) \
+       where channel.session = take.session and channel.number = take.number and channel.taken_by is null) \
+     insert into herald.channel (session, number, gateway, user_id, topic, device, reference, cursor, parked_at) \
+     select note.session, note.number, $1, note.user_id, note.topic, note.device, note.reference, note.cursor, \
+       pg_catalog.now() - pg_catalog.make_interval(secs => note.age) \
+     from note where not note.is_left order by note.session, note.number \
+     on conflict (session, number) do update set gateway = excluded.gateway, reference = excluded.reference, \
+       cursor = excluded.cursor, parked_at = excluded.parked_at, taken_by = null";
+
+/// The candidates of one key, in the order in which they were parked.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Which channels they are.
+    pub(super) channels: Vec<ChannelId>,
+    /// What they have to offer.
+    pub(super) candidates: Vec<Candidate>,
+}
+
+/// The different keys that a batch asks for.
+#[derive(Debug)]
+pub(super) struct Keys<'a> {
+    gateway: Uuid,
+    window: f64,
+    indexes: HashMap<&'a Key, usize>,
+    users: Vec<Uuid>,
+    topics: Vec<&'a str>,
+    devices: Vec<&'a str>,
+}
+
+impl<'a> Keys<'a> {
+    pub(super) fn new(gateway: Uuid, window: Duration, wanted: impl Iterator<Item = &'a Wanted>) -> Self {
+        let mut keys = Self {
+            gateway,
+            window: window.as_secs_f64(),
+            indexes: HashMap::new(),
+            users: Vec::new(),
+            topics: Vec::new(),
+            devices: Vec::new(),
+        };
+        for wanted in wanted {
+            let key = Arc::as_ref(&wanted.key);
+            let next = keys.users.len();
+            if *keys.indexes.entry(key).or_insert(next) == next {
+                keys.users.push(key.user.0);
+                keys.topics.push(&key.topic);
+                keys.devices.push(&key.device);
+            }
+        }
+        keys
+    }
+
+    pub(super) fn statement(&self) -> Option<(&'static str, Parameters<'_>)> {
+        if self.users.is_empty() {
+            return None;
+        }
+        let parameters: Parameters<'_> = vec![
+            (&self.gateway, Type::UUID),
+            (&self.window, Type::FLOAT8),
+            (&self.users, Type::UUID_ARRAY),
+            (&self.topics, Type::TEXT_ARRAY),
+            (&self.devices, Type::TEXT_ARRAY),
+        ];
+        Some((FIND, parameters))
+    }
+
+    /// The index of a key among what [`Self::found`] answers with.
+    pub(super) fn index(&self, key: &Key) -> Option<usize> {
+        self.indexes.get(key).copied()
+    }
+
+    /// The candidates of each key. What is no cursor, or none of this version, is none that could be continued from.
+    pub(super) fn found(&self, rows: &[Row]) -> Result<Vec<Found>, Error> {
+        let mut found: Vec<Found> = Vec::new();
+        found.resize_with(self.users.len(), Found::default);
+        for row in rows {
+            let ordinal: i64 = row.try_get("ordinal")?;
+            // Ordinality counts from one.
+            let index = usize::try_from(ordinal - 1).ok();
+            let (Some(found), Ok(cursor)) = (
+                index.and_then(|index| found.get_mut(index)),
+                row.try_get::<_, &str>("cursor")?.parse(),
+            ) else {
+                continue;
+            };
+            let reference: Option<i64> = row.try_get("reference")?;
+            found.channels.push(ChannelId {
+                session: SessionId(row.try_get("session")?),
+                number: u64::try_from(row.try_get::<_, i64>("number")?).unwrap_or(0),
+            });
+            found.candidates.push(Candidate {
+                cursor,
+                reference: reference.and_then(|reference| u64::try_from(reference).ok()),
+                taken_by: row.try_get::<_, Option<Uuid>>("taken_by")?.map(SessionId),
+            });
+        }
+        Ok(found)
+    }
+}
+
+/// `$1` the gateway, `$2` the window in seconds, `$3` to `$5` the keys. What is live at this very gateway went nowhere.
+const FIND: &str = "select wanted.ordinal, channel.session, channel.number, channel.reference, channel.taken_by, \
+       coalesce(channel.cursor, gateway.cursor) as cursor \
+     from rows from (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5)) \
+         with ordinality as wanted (user_id, topic, device, ordinal) \
+       join herald.channel on channel.user_id = wanted.user_id and channel.topic = wanted.topic \
+         and channel.device = wanted.device \
+       left join herald.gateway on gateway.id = channel.gateway \
+     where channel.parked_at > pg_catalog.now() - pg_catalog.make_interval(secs => $2) \
+       or channel.parked_at is null and channel.gateway <> $1 \
+         and gateway.seen_at > pg_catalog.now() - pg_catalog.make_interval(secs => $2) \
+     order by wanted.ordinal, channel.parked_at, channel.session, channel.number";
+
+/// The bounds of what is kept.
+#[derive(Debug)]
+pub(super) struct Pruning {
+    gateway: Uuid,
+    window: f64,
+}
+
+impl Pruning {
+    pub(super) const fn new(gateway: Uuid, window: Duration) -> Self {
+        Self {
+            gateway,
+            window: window.as_secs_f64(),
+        }
+    }
+
+    pub(super) fn statement(&self) -> (&'static str, Parameters<'_>) {
+        let parameters: Parameters<'_> = vec![
+            (&self.gateway, Type::UUID),
+            (&self.window, Type::FLOAT8),
+            (&PARKED_PER_USER, Type::INT8),
+            (&PRUNE_ROWS, Type::INT8),
+        ];
+        (PRUNE, parameters)
+    }
+}
+
+/// `$1` the gateway, `$2` the window in seconds, `$3` the most parked channels of a user, `$4` the most rows. Answers with
+/// the number of channels that were deleted.
+///
+/// The lock is of the transaction, so that it works through a transaction pooler; its key is "Herald" in ASCII and the
+/// number three. The tables are small enough to be read as a whole every ten seconds by one of the gateways. A gateway
+/// goes one pruning after its last channel, because this statement still sees what it deletes.
+const PRUNE: &str = "with turn as materialized (select pg_catalog.pg_try_advisory_xact_lock(5216701506134474755) as mine), \
+     horizon as materialized ( \
+       select pg_catalog.now() - pg_catalog.make_interval(secs => $2) as parked_before from turn where turn.mine), \
+     outdated as materialized ( \
+       (select channel.ctid as place from herald.channel, horizon where channel.parked_at <= horizon.parked_before limit $4) \
+       union \
+       (select channel.ctid from herald.channel, horizon \
+        where channel.parked_at is null and channel.gateway <> $1 and not exists ( \
+          select from herald.gateway where gateway.id = channel.gateway and gateway.seen_at > horizon.parked_before) \
+        limit $4) \
+       union \
+       (select ranked.place from horizon, ( \
+          select channel.ctid as place, \
+            pg_catalog.row_number() over (partition by channel.user_id order by channel.parked_at desc) as rank \
+          from herald.channel where channel.parked_at is not null and channel.user_id in ( \
+            select many.user_id from herald.channel as many where many.parked_at is not null \
+            group by many.user_id having pg_catalog.count(*) > $3)) as ranked \
+        where ranked.rank > $3 limit $4)), \
+     deleted as ( \
+       delete from herald.channel where channel.ctid = any (array(select outdated.place from outdated limit $4)) \
+       returning 1), \
+     ended as ( \
+       delete from herald.gateway using horizon \
+       where gateway.id <> $1 and gateway.seen_at <= horizon.parked_before \
+         and not exists (select from herald.channel where channel.gateway = gateway.id)) \
+     select pg_catalog.count(*) from deleted";
+
+/// A number as a parameter. Neither channels nor messages are counted up to where the sign would matter.
+fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
