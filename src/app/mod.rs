@@ -12,11 +12,12 @@ use tokio_util::sync::CancellationToken;
 use self::vital::Vital;
 use crate::{
     auth::{AuthConfig, AuthConfigError, Verifier},
-    edge::{AllowedOrigins, Edge, Quota, acceptor::Acceptor, refusing_router, router},
+    edge::{AllowedOrigins, Edge, acceptor::Acceptor, refusing_router, router},
     feed::{Feed, FeedConfig, Retention},
     hub::{FeedStatus, Hub},
     metrics::Metrics,
     postgres::{Settings, pool},
+    quota::Quota,
     session::{RhythmConfig, Sessions},
     store::{conversations::Conversations, replay::Replayer},
     tasks::Tasks,

@@ -16,7 +16,6 @@ pub mod health;
 mod identified;
 pub mod origin;
 mod problem;
-pub mod quota;
 mod rest;
 mod socket;
 mod stream;
@@ -35,10 +34,10 @@ use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use self::identified::{REQUEST_ID, identified};
-pub use self::{connection::ConnectionId, origin::AllowedOrigins, problem::Problem, quota::Quota};
+pub use self::{connection::ConnectionId, origin::AllowedOrigins, problem::Problem};
 use crate::{
-    auth::Verifier, hub::FeedStatus, metrics::Metrics, session::Sessions,
-    store::conversations::Conversations, tasks::Tasks,
+    auth::Verifier, hub::FeedStatus, metrics::Metrics, quota::Quota, session::Sessions,
+    store::conversations::Conversations, tasks::Tasks, types::UserId,
 };
 
 /// How long a browser may remember what a preflight was answered.
@@ -64,7 +63,7 @@ pub struct Edge {
     /// Lists, reads and writes messages as their users.
     pub conversations: Conversations,
     /// How many requests each user may make.
-    pub quota: Arc<Quota>,
+    pub quota: Arc<Quota<UserId>>,
     /// Whose pages may open a session.
     pub origins: Arc<AllowedOrigins>,
     /// What the pool answered last.

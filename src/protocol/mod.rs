@@ -9,3 +9,4 @@ pub mod event_stream;
 pub mod page;
 pub mod server_frame;
 pub mod snapshot;
+pub mod topic;
