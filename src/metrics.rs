@@ -114,6 +114,14 @@ pub struct Metrics {
     pub requests: Family<ByRequest, Counter>,
     /// Time from a call's headers until its answer.
     pub request_duration: Histogram,
+    /// Topics with at least one member.
+    pub topics: Gauge,
+    /// Channels that have joined a topic.
+    pub topic_members: Gauge,
+    /// Broadcasts that were taken: one to three members counts once.
+    pub broadcasts: Counter,
+    /// What was refused on topics, by what was wrong.
+    pub topic_refusals: Family<ByReason, Counter>,
 }
 
 impl fmt::Debug for Metrics {
@@ -162,6 +170,10 @@ impl Metrics {
             auth_failures: Family::default(),
             requests: Family::default(),
             request_duration: Histogram::new(seconds()),
+            topics: Gauge::default(),
+            topic_members: Gauge::default(),
+            broadcasts: Counter::default(),
+            topic_refusals: Family::default(),
         };
         metrics.enter_feed_state("connecting");
         metrics.registered()
@@ -221,7 +233,28 @@ impl Metrics {
             self.delivery_latency.clone(),
         );
         self.register_feed();
+        self.register_topics();
         self
+    }
+
+    fn register_topics(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("topics", "Topics with at least one member", self.topics.clone());
+        registry.register(
+            "topic_members",
+            "Channels that have joined a topic",
+            self.topic_members.clone(),
+        );
+        registry.register(
+            "broadcasts",
+            "Broadcasts that were taken",
+            self.broadcasts.clone(),
+        );
+        registry.register(
+            "topic_refusals",
+            "What was refused on topics, by reason",
+            self.topic_refusals.clone(),
+        );
     }
 
     fn register_feed(&mut self) {
@@ -305,6 +338,12 @@ impl Metrics {
     /// Counts a request for a session that was refused before it began.
     pub fn refuse(&self, reason: &'static str) {
         self.sessions_refused.get_or_create(&ByReason { reason }).inc();
+    }
+
+    /// Counts something that was refused on a topic: a join or a broadcast that the topics' rule does not allow (`rule`), one
+    /// member too many (`full`), and what goes beyond a topic's limits.
+    pub fn refuse_topic(&self, reason: &'static str) {
+        self.topic_refusals.get_or_create(&ByReason { reason }).inc();
     }
 
     /// The page for `/metrics`, of type [`CONTENT_TYPE`].
