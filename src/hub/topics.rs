@@ -124,7 +124,7 @@ pub struct TooManyMessages;
 /// All topics that have members.
 #[derive(Debug)]
 pub struct Topics {
-    topics: DashMap<TopicKey, Arc<Mutex<Topic>>>,
+    by_key: DashMap<TopicKey, Arc<Mutex<Topic>>>,
     members_max: usize,
     messages: Rate,
     presence_calls: Rate,
@@ -154,7 +154,7 @@ impl Topics {
     /// Nobody has joined any.
     pub fn new(limits: TopicLimits, metrics: Arc<Metrics>) -> Self {
         Self {
-            topics: DashMap::new(),
+            by_key: DashMap::new(),
             members_max: limits.members.max(1),
             messages: Rate::new(limits.messages_per_second, MESSAGES_BURST),
             presence_calls: Rate::new(limits.presence_calls_per_second, PRESENCE_BURST),
@@ -211,7 +211,7 @@ impl Topics {
         if topic.seats.is_empty() {
             // It had a member until now, so that it is the one in the map.
             topic.is_over = true;
-            self.topics.remove(key);
+            self.by_key.remove(key);
             self.metrics.topics.dec();
         }
     }
@@ -303,12 +303,12 @@ impl Topics {
 
     /// How many topics have members.
     pub fn len(&self) -> usize {
-        self.topics.len()
+        self.by_key.len()
     }
 
     /// Whether no topic has any.
     pub fn is_empty(&self) -> bool {
-        self.topics.is_empty()
+        self.by_key.is_empty()
     }
 
     /// How many members a topic has.
@@ -379,7 +379,7 @@ impl Topics {
     }
 
     fn find(&self, key: &TopicKey) -> Option<Arc<Mutex<Topic>>> {
-        self.topics.get(key).map(|topic| Arc::clone(&topic))
+        self.by_key.get(key).map(|topic| Arc::clone(&topic))
     }
 
     fn find_or_begin(&self, key: &TopicKey) -> Arc<Mutex<Topic>> {
@@ -392,7 +392,7 @@ impl Topics {
                     is_over: false,
                 }))
             };
-            Arc::clone(&self.topics.entry(key.clone()).or_insert_with(begin))
+            Arc::clone(&self.by_key.entry(key.clone()).or_insert_with(begin))
         })
     }
 }
@@ -774,7 +774,9 @@ mod tests {
         for (key, meta) in present.values() {
             expected.entry(key.clone()).or_default().push(*meta);
         }
-        expected.values_mut().for_each(|said| said.sort_unstable());
+        for said in expected.values_mut() {
+            said.sort_unstable();
+        }
         expected
     }
 
