@@ -5,6 +5,7 @@
 
 pub mod backoff;
 pub mod metrics;
+pub mod quota;
 pub mod tasks;
 pub mod types;
 

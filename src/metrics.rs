@@ -76,6 +76,8 @@ pub struct Metrics {
     pub events_vanished: Counter,
     /// Events written to sessions: one event to three sessions counts three times.
     pub events_delivered: Counter,
+    /// Events that Supabase's clients have surely received, as answers to pings prove.
+    pub events_acknowledged: Counter,
     /// Batches that held at least one event.
     pub batches: Counter,
     /// Reads of the log, of which each is one query of the view.
@@ -120,6 +122,14 @@ pub struct Metrics {
     pub requests: Family<ByRequest, Counter>,
     /// Time from a call's headers until its answer.
     pub request_duration: Histogram,
+    /// Topics with at least one member.
+    pub topics: Gauge,
+    /// Channels that have joined a topic.
+    pub topic_members: Gauge,
+    /// Broadcasts that were taken: one to three members counts once.
+    pub broadcasts: Counter,
+    /// What was refused on topics, by what was wrong.
+    pub topic_refusals: Family<ByReason, Counter>,
 }
 
 impl fmt::Debug for Metrics {
@@ -149,6 +159,7 @@ impl Metrics {
             events_read: Family::default(),
             events_vanished: Counter::default(),
             events_delivered: Counter::default(),
+            events_acknowledged: Counter::default(),
             batches: Counter::default(),
             feed_reads: Counter::default(),
             batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 15)),
@@ -171,6 +182,10 @@ impl Metrics {
             auth_failures: Family::default(),
             requests: Family::default(),
             request_duration: Histogram::new(seconds()),
+            topics: Gauge::default(),
+            topic_members: Gauge::default(),
+            broadcasts: Counter::default(),
+            topic_refusals: Family::default(),
         };
         metrics.enter_feed_state("connecting");
         metrics.registered()
@@ -195,6 +210,11 @@ impl Metrics {
             "events_delivered",
             "Events written to sessions",
             self.events_delivered.clone(),
+        );
+        registry.register(
+            "events_acknowledged",
+            "Events that Supabase clients proved to have",
+            self.events_acknowledged.clone(),
         );
         registry.register(
             "outbox_overflows",
@@ -231,6 +251,7 @@ impl Metrics {
         );
         self.register_parking();
         self.register_feed();
+        self.register_topics();
         self
     }
 
@@ -250,6 +271,26 @@ impl Metrics {
             "parking_dropped",
             "Positions of channels that were lost",
             self.parking_dropped.clone(),
+        );
+    }
+
+    fn register_topics(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("topics", "Topics with at least one member", self.topics.clone());
+        registry.register(
+            "topic_members",
+            "Channels that have joined a topic",
+            self.topic_members.clone(),
+        );
+        registry.register(
+            "broadcasts",
+            "Broadcasts that were taken",
+            self.broadcasts.clone(),
+        );
+        registry.register(
+            "topic_refusals",
+            "What was refused on topics, by reason",
+            self.topic_refusals.clone(),
         );
     }
 
@@ -334,6 +375,12 @@ impl Metrics {
     /// Counts a request for a session that was refused before it began.
     pub fn refuse(&self, reason: &'static str) {
         self.sessions_refused.get_or_create(&ByReason { reason }).inc();
+    }
+
+    /// Counts something that was refused on a topic: a join or a broadcast that the topics' rule does not allow (`rule`), one
+    /// member too many (`full`), and what goes beyond a topic's limits.
+    pub fn refuse_topic(&self, reason: &'static str) {
+        self.topic_refusals.get_or_create(&ByReason { reason }).inc();
     }
 
     /// The page for `/metrics`, of type [`CONTENT_TYPE`].

@@ -12,11 +12,13 @@ use tokio_util::sync::CancellationToken;
 use self::vital::Vital;
 use crate::{
     auth::{AuthConfig, AuthConfigError, Verifier},
-    edge::{AllowedOrigins, Edge, Quota, acceptor::Acceptor, refusing_router, router},
+    edge::{AllowedOrigins, Edge, acceptor::Acceptor, refusing_router, router},
     feed::{Feed, FeedConfig, Retention},
     hub::{FeedStatus, Hub},
     metrics::Metrics,
     postgres::{Settings, pool},
+    protocol::topic::TopicRule,
+    quota::Quota,
     session::{RhythmConfig, Sessions},
     store::{conversations::Conversations, replay::Replayer},
     tasks::Tasks,
@@ -42,6 +44,8 @@ pub struct AppConfig {
     pub auth: AuthConfig,
     /// Whose pages may connect.
     pub origins: AllowedOrigins,
+    /// Which topics a person may join, and speak on.
+    pub topics: TopicRule,
     /// Connections at once.
     pub connections_max: usize,
     /// The role taken on for the calling user; `None` keeps the pool's own.
@@ -72,6 +76,7 @@ impl AppConfig {
             feed_settings: database,
             auth,
             origins: AllowedOrigins::SameHost,
+            topics: TopicRule::default(),
             connections_max: 100_000,
             role: Some("authenticated".to_owned()),
             user_requests_per_second: 500,
@@ -125,7 +130,7 @@ impl App {
         let (tasks, metrics) = (Tasks::new(), Arc::new(Metrics::new()));
         let pool = pool(&config.pool_settings, config.pool_connections, POOL_WAIT)?;
         let verifier = Arc::new(Verifier::start(config.auth.clone(), &tasks).await?);
-        let hub = Arc::new(Hub::new(config.sessions_per_user));
+        let hub = Arc::new(Hub::with_metrics(config.sessions_per_user, Arc::clone(&metrics)));
         let feed = FeedStatus::new(Arc::clone(&metrics));
         let draining = CancellationToken::new();
         let sessions = Arc::new(Sessions {
@@ -149,6 +154,8 @@ impl App {
             conversations: Conversations::new(pool.clone(), config.role.as_deref(), CALL_DEADLINE),
             quota: Arc::new(Quota::new(config.user_requests_per_second)),
             origins: Arc::new(config.origins.clone()),
+            topics: Arc::clone(&hub.topics),
+            topic_rule: Arc::new(config.topics.clone()),
             probe: Arc::default(),
         };
         let acceptor = Acceptor {

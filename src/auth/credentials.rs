@@ -16,6 +16,8 @@ const NATIVE_PROTOCOL: &str = "herald.v1";
 const PROTOCOL_PREFIX: &str = "bearer.";
 /// The query parameter that carries a token (RFC 6750 §2.3). Queries are never written to a log.
 const QUERY_PARAMETER: &str = "access_token";
+/// The header, and the query parameter, that carry the key of Supabase's clients.
+const API_KEY: &str = "apikey";
 
 /// The request's token, from the first of these that is present: `Authorization: Bearer`, the WebSocket subprotocol
 /// `bearer.<token>`, the query parameter `access_token`.
@@ -28,7 +30,24 @@ const QUERY_PARAMETER: &str = "access_token";
 pub fn find_token(headers: &HeaderMap, query: Option<&str>) -> Result<Token, AuthError> {
     from_authorization(headers)
         .or_else(|| from_protocols(headers))
-        .or_else(|| from_query(query.unwrap_or_default()))
+        .or_else(|| from_query(query.unwrap_or_default(), QUERY_PARAMETER))
+        .unwrap_or(Err(AuthError::MissingToken))
+}
+
+/// The token of a request as Supabase's clients make it, from the first of these that is present: `Authorization: Bearer`, the
+/// header `apikey`, the query parameter `apikey`. A client that knows a person's token sends it in the first, and the
+/// application's own key in the others.
+///
+/// # Errors
+/// As [`find_token`].
+pub fn find_api_token(headers: &HeaderMap, query: Option<&str>) -> Result<Token, AuthError> {
+    let of_header = || {
+        let values = headers.get_all(API_KEY).iter();
+        only(values.map(|value| value.to_str().unwrap_or_default()))
+    };
+    from_authorization(headers)
+        .or_else(of_header)
+        .or_else(|| from_query(query.unwrap_or_default(), API_KEY))
         .unwrap_or(Err(AuthError::MissingToken))
 }
 
@@ -51,11 +70,11 @@ fn from_protocols(headers: &HeaderMap) -> Option<Result<Token, AuthError>> {
     only(protocols(headers).filter_map(|protocol| protocol.strip_prefix(PROTOCOL_PREFIX)))
 }
 
-fn from_query(query: &str) -> Option<Result<Token, AuthError>> {
+fn from_query(query: &str, parameter: &str) -> Option<Result<Token, AuthError>> {
     let values: Vec<String> = query
         .split('&')
         .filter_map(|pair| pair.split_once('='))
-        .filter(|(name, _)| *name == QUERY_PARAMETER)
+        .filter(|(name, _)| *name == parameter)
         .map(|(_, value)| {
             percent_decode_str(value)
                 .decode_utf8()
@@ -180,6 +199,22 @@ mod tests {
             found(&HeaderMap::new(), Some("access_token=a%2Eb%2ec")).unwrap(),
             "a.b.c"
         );
+    }
+
+    #[test]
+    fn a_key_is_looked_for_where_supabases_clients_put_it() {
+        let found = |headers: &HeaderMap, query| {
+            find_api_token(headers, query).map(|token| token.expose().to_owned())
+        };
+        let key = http::HeaderName::from_static(API_KEY);
+        let both = headers(&[(key.clone(), "two"), (AUTHORIZATION, "Bearer one")]);
+        assert_eq!(found(&both, Some("apikey=three")).unwrap(), "one");
+        let without = headers(&[(key.clone(), "two")]);
+        assert_eq!(found(&without, Some("apikey=three")).unwrap(), "two");
+        let none = HeaderMap::new();
+        assert_eq!(found(&none, Some("vsn=2.0.0&apikey=three")).unwrap(), "three");
+        assert_eq!(found(&none, Some("access_token=t")), Err(AuthError::MissingToken));
+        assert_eq!(found(&headers(&[(key, "")]), None), Err(AuthError::Malformed));
     }
 
     #[test]

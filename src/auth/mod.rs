@@ -23,7 +23,7 @@ use std::{fmt, time::SystemTime};
 use crate::types::UserId;
 
 pub use self::{
-    credentials::{find_token, offers_native_protocol},
+    credentials::{find_api_token, find_token, offers_native_protocol},
     issue::{IssueError, issue},
     jwks::{JwksError, JwksSource, KeySet},
     secret::{SECRET_BYTES_MIN, Secret, SecretTooShort},

@@ -15,6 +15,7 @@ use crate::{
     edge::AllowedOrigins,
     feed::FeedConfig,
     postgres::Settings,
+    protocol::topic::{TOPIC_RULE_DEFAULT, TopicRule},
     session::RhythmConfig,
     telemetry::{LogConfig, LogFormat},
 };
@@ -65,6 +66,15 @@ pub struct ServeFlags {
     /// Origins whose pages may connect, separated by commas; `*` for all. By default those of the gateway's own host.
     #[arg(long, env = "HERALD_ALLOWED_ORIGINS", value_name = "ORIGINS")]
     allowed_origins: Option<String>,
+    /// Topics of broadcast and presence that a person may use, as patterns separated by commas: `*` is any run of characters,
+    /// `{user}` the person's own id, `{conversation}` a conversation of the person's. Add `lobby:*` for a lobby of everybody.
+    #[arg(
+        long,
+        env = "HERALD_ALLOWED_TOPICS",
+        default_value = TOPIC_RULE_DEFAULT,
+        value_name = "PATTERNS"
+    )]
+    allowed_topics: String,
     /// Connections at once; beyond it requests are answered with 503.
     #[arg(
         long,
@@ -215,6 +225,8 @@ impl ServeFlags {
         let auth = check_auth(self.jwt, self.jwks, mistakes);
         let origins = AllowedOrigins::parse(self.allowed_origins.as_deref().unwrap_or_default());
         let origins = mistakes.check("HERALD_ALLOWED_ORIGINS", origins);
+        let topics = TopicRule::parse(if_set(&self.allowed_topics, TOPIC_RULE_DEFAULT));
+        let topics = mistakes.check("HERALD_ALLOWED_TOPICS", topics);
         let connections_max = check_count(
             "HERALD_MAX_CONNECTIONS",
             &self.max_connections,
@@ -251,6 +263,7 @@ impl ServeFlags {
                 feed_settings,
                 auth: auth?,
                 origins: origins?,
+                topics: topics?,
                 connections_max: connections_max? as usize,
                 role: Some(self.db_role).filter(|role| !role.is_empty()),
                 user_requests_per_second: user_requests_per_second?,
@@ -365,6 +378,7 @@ mod tests {
             "--outbox-bytes=lots",
             "--max-connections=0",
             "--log-format=xml",
+            "--allowed-topics=user:{me}",
             "--shutdown-grace=10",
         ])
         .unwrap_err()
@@ -376,6 +390,7 @@ mod tests {
             "HERALD_OUTBOX_BYTES",
             "HERALD_MAX_CONNECTIONS",
             "HERALD_LOG_FORMAT",
+            "HERALD_ALLOWED_TOPICS",
             "HERALD_SHUTDOWN_GRACE",
         ] {
             assert!(
@@ -408,5 +423,6 @@ mod tests {
         assert_eq!(config.app.outbox_bytes, 1 << 20);
         assert_eq!(config.shutdown_grace, Duration::from_secs(10));
         assert_eq!(config.app.origins, AllowedOrigins::SameHost);
+        assert_eq!(config.app.topics, TopicRule::default());
     }
 }

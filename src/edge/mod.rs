@@ -8,6 +8,7 @@
 
 pub mod acceptor;
 mod api;
+mod broadcast;
 mod caller;
 mod connection;
 mod door;
@@ -16,7 +17,6 @@ pub mod health;
 mod identified;
 pub mod origin;
 mod problem;
-pub mod quota;
 mod rest;
 mod socket;
 mod stream;
@@ -35,10 +35,17 @@ use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use self::identified::{REQUEST_ID, identified};
-pub use self::{connection::ConnectionId, origin::AllowedOrigins, problem::Problem, quota::Quota};
+pub use self::{connection::ConnectionId, origin::AllowedOrigins, problem::Problem};
 use crate::{
-    auth::Verifier, hub::FeedStatus, metrics::Metrics, session::Sessions,
-    store::conversations::Conversations, tasks::Tasks,
+    auth::Verifier,
+    hub::{FeedStatus, Topics},
+    metrics::Metrics,
+    protocol::topic::TopicRule,
+    quota::Quota,
+    session::Sessions,
+    store::conversations::Conversations,
+    tasks::Tasks,
+    types::UserId,
 };
 
 /// How long a browser may remember what a preflight was answered.
@@ -64,9 +71,13 @@ pub struct Edge {
     /// Lists, reads and writes messages as their users.
     pub conversations: Conversations,
     /// How many requests each user may make.
-    pub quota: Arc<Quota>,
+    pub quota: Arc<Quota<UserId>>,
     /// Whose pages may open a session.
     pub origins: Arc<AllowedOrigins>,
+    /// Who has joined which topic.
+    pub topics: Arc<Topics>,
+    /// Which topics a person may join, and speak on.
+    pub topic_rule: Arc<TopicRule>,
     /// What the pool answered last.
     pub probe: Arc<health::Probe>,
 }
@@ -75,6 +86,7 @@ pub struct Edge {
 pub fn router(edge: Edge) -> Router {
     let cors = cors(&edge.origins);
     api::routes(&edge)
+        .merge(broadcast::routes())
         .route("/v1/socket", get(socket::open))
         .route("/v1/events", get(events::open))
         .route("/healthz", get(health::live))
@@ -102,6 +114,14 @@ fn cors(origins: &Arc<AllowedOrigins>) -> CorsLayer {
             header::CONTENT_TYPE,
             HeaderName::from_static("last-event-id"),
             REQUEST_ID,
+            // What Supabase's clients send.
+            HeaderName::from_static("apikey"),
+            HeaderName::from_static("x-client-info"),
+            HeaderName::from_static("x-supabase-api-version"),
+            // What tracing in a browser adds to every request (the W3C's Trace Context and Baggage).
+            HeaderName::from_static("traceparent"),
+            HeaderName::from_static("tracestate"),
+            HeaderName::from_static("baggage"),
         ])
         .expose_headers([REQUEST_ID, header::RETRY_AFTER])
         .max_age(PREFLIGHT_AGE)

@@ -15,6 +15,8 @@ pub struct Problem {
     status: StatusCode,
     detail: &'static str,
     headers: Vec<(header::HeaderName, &'static str)>,
+    /// Whether its detail is also where Supabase's clients look for it.
+    tells_supabase: bool,
 }
 
 impl Problem {
@@ -23,11 +25,19 @@ impl Problem {
             status,
             detail,
             headers: Vec::new(),
+            tells_supabase: false,
         }
     }
 
     fn with(mut self, name: header::HeaderName, value: &'static str) -> Self {
         self.headers.push((name, value));
+        self
+    }
+
+    /// The same for one of Supabase's clients, which reads what was wrong from the body's `error`.
+    #[must_use]
+    pub const fn for_supabase(mut self) -> Self {
+        self.tells_supabase = true;
         self
     }
 
@@ -173,6 +183,55 @@ impl Problem {
         )
     }
 
+    /// The body is no batch of broadcasts.
+    pub const fn bad_batch() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "The body could not be read: send {\"messages\":[{\"topic\":\"…\",\"event\":\"…\",\"payload\":{}}]} in UTF-8, with up to 100 messages.",
+        )
+    }
+
+    /// The payload of a broadcast is not what it calls itself.
+    pub const fn bad_payload() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "The payload could not be read: send it as JSON in UTF-8, or as application/octet-stream.",
+        )
+    }
+
+    /// A topic or an event without a name, or with one that is too long.
+    pub const fn bad_topic() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "Topic and event need names: of up to 246 bytes for a topic, and up to 255 for an event.",
+        )
+    }
+
+    /// The person may not speak on this topic.
+    pub const fn topic_not_allowed() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "This user may not use this topic; the gateway's operator can allow it.",
+        )
+    }
+
+    /// The payload calls itself something that is not passed on.
+    pub const fn unsupported_payload() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "Send the payload as application/json or as application/octet-stream.",
+        )
+    }
+
+    /// More is said on the topic than may be.
+    pub fn too_many_messages() -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "Too many messages per second on this topic; wait a moment.",
+        )
+        .with(header::RETRY_AFTER, "1")
+    }
+
     /// Something is wrong with the gateway itself.
     pub const fn internal() -> Self {
         Self::new(
@@ -235,12 +294,16 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = json!({
+        let mut body = json!({
             "type": "about:blank",
             "title": self.status.canonical_reason(),
             "status": self.status.as_u16(),
             "detail": self.detail,
         });
+        if self.tells_supabase {
+            // An extension member (RFC 9457 §3.2).
+            body["error"] = self.detail.into();
+        }
         let mut response = (self.status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(

@@ -10,6 +10,7 @@ pub mod delivery;
 pub mod feed_state;
 pub mod outbox;
 pub mod position;
+pub mod presence;
 pub mod registry;
 pub mod topics;
 
@@ -18,8 +19,14 @@ pub use self::{
     feed_state::{FeedState, FeedStatus},
     outbox::Outbox,
     position::Position,
+    presence::PresenceError,
     registry::Registry,
+    topics::{TopicLimits, Topics},
 };
+
+use std::sync::Arc;
+
+use crate::metrics::Metrics;
 
 /// What the fan-out and the sessions share.
 #[derive(Debug)]
@@ -28,14 +35,23 @@ pub struct Hub {
     pub registry: Registry,
     /// How far the feed has come.
     pub position: position::Published,
+    /// Who has joined which topic, and who is present there.
+    pub topics: Arc<Topics>,
 }
 
 impl Hub {
     /// Nobody is here, and the feed has not begun. A user may have `sessions_per_user` sessions.
+    /// What happens on its topics is counted, but nowhere to be seen.
     pub fn new(sessions_per_user: usize) -> Self {
+        Self::with_metrics(sessions_per_user, Arc::new(Metrics::new()))
+    }
+
+    /// The same, with its topics counted in these metrics.
+    pub fn with_metrics(sessions_per_user: usize, metrics: Arc<Metrics>) -> Self {
         Self {
             registry: Registry::new(sessions_per_user),
             position: position::Published::default(),
+            topics: Arc::new(Topics::new(TopicLimits::default(), metrics)),
         }
     }
 }

@@ -11,3 +11,4 @@ pub mod phoenix;
 pub mod rejoin;
 pub mod server_frame;
 pub mod snapshot;
+pub mod topic;

@@ -46,6 +46,7 @@ fn the_readme_names_every_metric_and_no_other() {
         "herald_replays".to_owned(),
         "herald_auth_failures".to_owned(),
         "herald_requests".to_owned(),
+        "herald_topic_refusals".to_owned(),
     ];
     known.extend(page.lines().filter_map(|line| {
         let family = line.strip_prefix("# TYPE ")?.split(' ').next()?;

@@ -12,6 +12,7 @@
 mod api;
 mod api_storms;
 mod auth;
+mod broadcast;
 mod cluster;
 mod cursors;
 mod delivery;

@@ -30,14 +30,24 @@ pub(super) async fn read<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -
     if !is_json(headers) {
         return Err(Problem::unsupported_media_type());
     }
-    let bytes = match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, BODY_BYTES_MAX).collect()).await
-    {
-        Err(_elapsed) => return Err(Problem::body_too_slow()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(Problem::body_too_large()),
-        Ok(Err(_broken)) => return Err(Problem::bad_body()),
-        Ok(Ok(collected)) => collected.to_bytes(),
-    };
+    let bytes = collect(body).await?.ok_or(Problem::bad_body())?;
     understand(&bytes)
+}
+
+/// The bytes of a body; none if the connection broke before its end.
+///
+/// # Errors
+/// `413` above 256 KiB; `408` if it comes too slowly.
+///
+/// # Cancel safety
+/// Not safe: what was read is lost.
+pub(in super::super) async fn collect(body: Body) -> Result<Option<Bytes>, Problem> {
+    match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, BODY_BYTES_MAX).collect()).await {
+        Err(_elapsed) => Err(Problem::body_too_slow()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::body_too_large()),
+        Ok(Err(_broken)) => Ok(None),
+        Ok(Ok(collected)) => Ok(Some(collected.to_bytes())),
+    }
 }
 
 fn understand<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
@@ -47,16 +57,16 @@ fn understand<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
     understood.ok_or(Problem::bad_body())
 }
 
+/// What the body calls itself, without parameters and in lower case; nothing if it does not say.
+pub(in super::super) fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE)?;
+    // A value that is not text is a type that nobody knows.
+    let essence = value.to_str().unwrap_or("?").split(';').next()?;
+    Some(essence.trim().to_ascii_lowercase())
+}
+
 /// Whether the body calls itself JSON (RFC 8259 §11; RFC 6839 §3.1 for the suffix).
 fn is_json(headers: &HeaderMap) -> bool {
-    let Some(Ok(value)) = headers.get(header::CONTENT_TYPE).map(|value| value.to_str()) else {
-        return false;
-    };
-    let essence = value
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
+    let essence = media_type(headers).unwrap_or_default();
     essence == "application/json" || essence.starts_with("application/") && essence.ends_with("+json")
 }

@@ -3,7 +3,7 @@
 //! Every call acts as the user whose token it brings, and every error is a problem (RFC 9457). Answers are private to their
 //! caller, so that nothing between may keep them (RFC 9111 §5.2.2.5).
 
-mod body;
+pub(super) mod body;
 mod conversations;
 mod description;
 mod parameters;
