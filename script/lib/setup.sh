@@ -9,6 +9,9 @@ homebrew_postgres=postgresql@17
 # The oldest Python that runs what script/lib/fuzz-requirements.txt names.
 oldest_python=3.11
 
+# The oldest Node that runs the clients of Supabase Realtime in tests/supabase.
+oldest_node=20
+
 began=$SECONDS
 
 # Announces a step, with the seconds since the script began.
@@ -253,4 +256,86 @@ find_python() {
         fi
     done
     return 1
+}
+
+# Node and npm, which run and install the clients of Supabase Realtime that the tests drive.
+require_node() {
+    local found version
+    if ! found=$(find_node); then
+        if command -v apt-get >/dev/null 2>&1; then
+            install_node_by_apt
+        elif command -v brew >/dev/null 2>&1 && [ "$(id -u)" -ne 0 ]; then
+            step 'installing node by Homebrew'
+            brew install node </dev/null
+        else
+            give_up "Node $oldest_node or newer with npm was not found; the tests need it. Install it, and run this again:
+    dnf install nodejs npm              (Fedora)
+    apk add nodejs npm                  (Alpine)
+    pacman -S nodejs npm                (Arch)
+    brew install node                   (macOS, as an ordinary user; Homebrew: https://brew.sh)"
+        fi
+        found=$(find_node) || give_up 'Node was installed, but not where it is looked for.
+Put the folder that holds its programs "node" and "npm" on PATH, and run this again.'
+    fi
+    if [ "$(command -v node || true)" != "$found" ]; then
+        PATH="${found%/*}:$PATH"
+        export PATH
+    fi
+    version=$("$found" --version)
+    step "Node ${version#v}, $found"
+}
+
+# Prints a Node that is new enough and has npm beside it or on PATH.
+find_node() {
+    local candidate version
+    for candidate in "$(command -v node || true)" /usr/bin/node /usr/local/bin/node /opt/homebrew/bin/node \
+        /home/linuxbrew/.linuxbrew/bin/node; do
+        [ -x "$candidate" ] || continue
+        version=$("$candidate" --version 2>/dev/null) || continue
+        version=${version#v}
+        version=${version%%.*}
+        case $version in '' | *[!0-9]*) continue ;; esac
+        [ "$version" -ge "$oldest_node" ] || continue
+        PATH="${candidate%/*}:$PATH" npm --version >/dev/null 2>&1 || continue
+        printf '%s\n' "$candidate"
+        return 0
+    done
+    return 1
+}
+
+install_node_by_apt() {
+    local newest
+    require_root_for "Node $oldest_node or newer with npm" 'nodejs npm'
+    step 'updating the list of packages'
+    apt_get update
+    newest=$(apt-cache policy nodejs | sed -n 's/^ *Candidate: *\([0-9]*:\)\{0,1\}\([0-9]*\).*/\2/p')
+    if [ "${newest:-0}" -lt "$oldest_node" ]; then
+        give_up "This system's packages have Node ${newest:-none}, and the tests need $oldest_node or newer. Install one from
+https://nodejs.org, or by a version manager (https://github.com/nvm-sh/nvm), put it on PATH, and run this again."
+    fi
+    step "installing Node $newest by apt"
+    apt_get install --no-install-recommends nodejs
+    # Some packages of Node have npm inside, and must not be given another one.
+    if ! find_node >/dev/null; then apt_get install --no-install-recommends npm; fi
+}
+
+# Fills tests/supabase/node_modules, unless it has been filled from this lock.
+install_supabase_clients() {
+    local folder=$root/tests/supabase cache
+    if cmp -s "$folder/package-lock.json" "$folder/node_modules/made-of"; then return; fi
+    step 'installing the clients of Supabase Realtime from the npm registry'
+    cache=$(npm config get cache)
+    if ! can_be_made "$cache"; then cache=$root/target/npm; fi
+    (cd "$folder" && npm ci --ignore-scripts --loglevel=error --no-progress --cache "$cache" </dev/null >/dev/null) ||
+        give_up 'The clients of Supabase Realtime could not be installed; see above. npm follows the settings of its own for a registry
+(NPM_CONFIG_REGISTRY, .npmrc).'
+    # The last thing, so that an installation that was interrupted is not taken for a whole one.
+    cp "$folder/package-lock.json" "$folder/node_modules/made-of"
+}
+
+# Whether a folder can be written, or made.
+can_be_made() {
+    local folder=$1
+    while [ -n "$folder" ] && [ ! -e "$folder" ]; do folder=${folder%/*}; done
+    [ -n "$folder" ] && [ -d "$folder" ] && [ -w "$folder" ]
 }

@@ -33,6 +33,7 @@ mod process;
 mod processes;
 mod send;
 mod sessions;
+mod supabase;
 mod support;
 mod tail;
 mod tokens_at_the_door;

@@ -12,6 +12,8 @@ pub(crate) mod pooler;
 pub(crate) mod process;
 pub(crate) mod scene;
 pub(crate) mod socket;
+pub(crate) mod supabase;
+pub(crate) mod wire;
 pub(crate) mod writers;
 
 /// The tables of the application that Herald is put beside: the demo's.

@@ -1,0 +1,232 @@
+//! Clients that lose their connection and come back by themselves: nothing is lost, nothing comes twice.
+
+use herald::types::UserId;
+use serde_json::json;
+
+use super::{
+    Package, changes, client_by, inbox, messages_of, stage, with_every_package, with_every_version, write,
+};
+use crate::support::{
+    gateway::{Gateway, config, token},
+    supabase::{Client, Driver, MIDDLE, NEWEST, OLDEST, Settings},
+    wire::Wire,
+};
+
+with_every_package! {
+    what_is_written_while_the_socket_is_cut_comes_once_and_in_order
+    what_is_written_while_the_gateway_restarts_comes_once_and_in_order
+}
+with_every_version! {
+    heartbeats_are_answered
+    a_connection_that_carries_nothing_is_given_up_and_nothing_is_lost
+    who_disconnected_itself_hears_again_after_connecting
+}
+
+/// A client by way of a wire.
+async fn client_on(driver: &Driver, package: Package, wire: &Wire, user: UserId) -> Client {
+    client_by(driver, package, Settings::new(package, wire.address), user).await
+}
+
+async fn what_is_written_while_the_socket_is_cut_comes_once_and_in_order(package: Package) {
+    let (scene, driver) = stage::<2>().await;
+    let [alice, bob] = scene.people;
+    let wire = Wire::before(scene.gateway.address()).await;
+    let client = client_on(&driver, package, &wire, bob).await;
+    let mut channel = inbox(&client, bob).await;
+    scene.write(alice, bob, "before").await;
+    assert_eq!(channel.contents(1).await, ["before"]);
+
+    assert_eq!(wire.open(), 1);
+    wire.refuse();
+    wire.cut();
+    client.closed(1).await;
+    for content in ["one", "two", "three"] {
+        scene.write(alice, bob, content).await;
+    }
+    wire.allow();
+    channel.subscribed_again().await;
+    scene.write(alice, bob, "after").await;
+    assert_eq!(channel.contents(4).await, ["one", "two", "three", "after"]);
+
+    // Again, and this time a message was on its way while nobody knew.
+    scene.write(alice, bob, "four").await;
+    wire.cut();
+    scene.write(alice, bob, "five").await;
+    channel.subscribed_again().await;
+    scene.write(alice, bob, "six").await;
+    assert_eq!(channel.contents(3).await, ["four", "five", "six"]);
+    assert_eq!(channel.count("change"), 8);
+    driver.nothing_uncaught().await;
+    drop(driver);
+    wire.stop().await;
+}
+
+async fn what_is_written_while_the_gateway_restarts_comes_once_and_in_order(package: Package) {
+    let (mut scene, driver) = stage::<2>().await;
+    let [alice, bob] = scene.people;
+    let address = scene.gateway.address();
+    let settings = Settings::new(package, address);
+    let client = client_by(&driver, package, settings, bob).await;
+    let mut channel = inbox(&client, bob).await;
+    write(&scene.application, alice, bob, "before").await;
+    assert_eq!(channel.contents(1).await, ["before"]);
+
+    scene.gateway.stop().await;
+    for content in ["one", "two", "three"] {
+        write(&scene.application, alice, bob, content).await;
+    }
+    scene.gateway = Gateway::start_on(address, config(&scene.database.url())).await;
+    write(&scene.application, alice, bob, "four").await;
+    channel.subscribed_again().await;
+    write(&scene.application, alice, bob, "five").await;
+    assert_eq!(channel.contents(5).await, ["one", "two", "three", "four", "five"]);
+    assert_eq!(channel.count("change"), 6);
+    driver.nothing_uncaught().await;
+}
+
+async fn heartbeats_are_answered(package: Package) {
+    let (scene, driver) = stage::<2>().await;
+    let [alice, bob] = scene.people;
+    let settings = Settings::new(package, scene.gateway.address()).option("heartbeatIntervalMs", 50);
+    let client = client_by(&driver, package, settings, bob).await;
+    let mut channel = inbox(&client, bob).await;
+    client.until("heartbeat", 5, |beat| beat["status"] == "ok").await;
+    scene.write(alice, bob, "hello").await;
+    assert_eq!(channel.contents(1).await, ["hello"]);
+    let beats = client.all("heartbeat");
+    assert!(
+        beats
+            .iter()
+            .all(|beat| beat["status"] == "ok" || beat["status"] == "sent"),
+        "{beats:?}"
+    );
+    assert_eq!(channel.count("status"), 1);
+    driver.nothing_uncaught().await;
+}
+
+async fn a_connection_that_carries_nothing_is_given_up_and_nothing_is_lost(package: Package) {
+    let (scene, driver) = stage::<2>().await;
+    let [alice, bob] = scene.people;
+    let wire = Wire::before(scene.gateway.address()).await;
+    let settings = Settings::new(package, wire.address).option("heartbeatIntervalMs", 500);
+    let client = client_by(&driver, package, settings, bob).await;
+    let mut channel = inbox(&client, bob).await;
+    wire.stall();
+    // As far as the gateway knows it has sent these.
+    for content in ["one", "two"] {
+        scene.write(alice, bob, content).await;
+    }
+    client
+        .until("heartbeat", 1, |beat| beat["status"] == "timeout")
+        .await;
+    // A browser gives up waiting for an answer to its close frame, after a longer time than a test has.
+    wire.cut();
+    channel.subscribed_again().await;
+    scene.write(alice, bob, "three").await;
+    assert_eq!(channel.contents(3).await, ["one", "two", "three"]);
+    assert_eq!(channel.count("change"), 3);
+    driver.nothing_uncaught().await;
+    drop(driver);
+    wire.stop().await;
+}
+
+async fn who_disconnected_itself_hears_again_after_connecting(package: Package) {
+    let (scene, driver) = stage::<2>().await;
+    let [alice, bob] = scene.people;
+    let settings = Settings::new(package, scene.gateway.address());
+    let client = client_by(&driver, package, settings, bob).await;
+    let mut channel = inbox(&client, bob).await;
+    client.disconnect().await;
+    client.closed(1).await;
+    channel
+        .next_where("status", |event| event["status"] != "SUBSCRIBED")
+        .await;
+    channel.remove().await;
+    client.connect().await;
+    let mut channel = inbox(&client, bob).await;
+    scene.write(alice, bob, "hello").await;
+    channel
+        .next_where("change", |event| event["payload"]["new"]["content"] == "hello")
+        .await;
+    driver.nothing_uncaught().await;
+}
+
+/// All clients wait for the same second before they come back; the gateway lets them in, and each hears everything.
+#[tokio::test]
+async fn many_that_come_back_in_the_same_second_hear_everything_once() {
+    const CLIENTS: usize = 300;
+    let (scene, driver) = stage::<2>().await;
+    let [alice, bob] = scene.people;
+    let wire = Wire::before(scene.gateway.address()).await;
+    let package = Package::realtime(NEWEST);
+    let both_people = [alice, bob].map(|user| json!({"setAuth": token(user)}));
+    let channel = json!({
+        "channel": "inbox",
+        "changes": [messages_of("receiver_id", bob)],
+        "variants": both_people,
+    });
+    let settings = Settings::new(package, wire.address);
+    let group = driver.many("all", CLIENTS, &settings, &channel).await;
+    let all = json!(CLIENTS);
+    group.until("all are live", |sums| sums["live"] == all).await;
+    let mut ids = vec![scene.write(alice, bob, "before").await.to_string()];
+    group
+        .until("all have heard of one", |sums| sums["fewest"] == 1)
+        .await;
+
+    wire.refuse();
+    wire.cut();
+    group.until("all are cut off", |sums| sums["open"] == 0).await;
+    for content in ["one", "two", "three"] {
+        ids.push(scene.write(alice, bob, content).await.to_string());
+    }
+    wire.allow();
+    group
+        .until("all are back", |sums| sums["subscribed"] == all)
+        .await;
+    ids.push(scene.write(alice, bob, "after").await.to_string());
+    group
+        .until("all have heard everything", |sums| sums["fewest"] == 5)
+        .await;
+    let heard = group.heard(&ids).await;
+    assert_eq!(
+        (&heard["wrong"], &heard["doubled"]),
+        (&json!(0), &json!(0)),
+        "{heard}"
+    );
+    driver.nothing_uncaught().await;
+    group.close().await;
+    wire.stop().await;
+}
+
+/// Some of each version at once: a restart of the gateway is for all of them.
+#[tokio::test]
+async fn a_restart_under_clients_of_all_versions() {
+    let (mut scene, driver) = stage::<2>().await;
+    let [alice, bob] = scene.people;
+    let address = scene.gateway.address();
+    let subscription = changes(&[messages_of("receiver_id", bob)]);
+    let mut channels = Vec::new();
+    for version in [NEWEST, MIDDLE, OLDEST] {
+        let package = Package::realtime(version);
+        let client = client_by(&driver, package, Settings::new(package, address), bob).await;
+        for name in ["first", "second"] {
+            let mut channel = client.subscribe(name, &subscription).await;
+            channel.subscribed().await;
+            channel.live().await;
+            channels.push(channel);
+        }
+    }
+    scene.gateway.stop().await;
+    write(&scene.application, alice, bob, "meanwhile").await;
+    scene.gateway = Gateway::start_on(address, config(&scene.database.url())).await;
+    for channel in &mut channels {
+        assert_eq!(channel.contents(1).await, ["meanwhile"]);
+    }
+    write(&scene.application, alice, bob, "after").await;
+    for channel in &mut channels {
+        assert_eq!(channel.contents(1).await, ["after"]);
+        assert_eq!(channel.count("change"), 2);
+    }
+    driver.nothing_uncaught().await;
+}
