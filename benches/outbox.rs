@@ -70,6 +70,7 @@ fn delivery() -> Arc<Delivery> {
         snapshot: position.snapshot,
         frame: builder.finish(None),
         committed: Instant::now(),
+        changes: herald::protocol::phoenix::change::Changes::default(),
     })
 }
 

@@ -15,6 +15,7 @@ use crate::{
     metrics::{ByOperation, Metrics},
     protocol::{
         event::{Event, Operation},
+        phoenix::change::Changes,
         server_frame::{EventsFrame, EventsFrameBuilder},
     },
     types::UserId,
@@ -108,6 +109,7 @@ impl Fanout {
             snapshot: Arc::clone(&outgoing.position.snapshot),
             frame,
             committed,
+            changes: Changes::default(),
         };
         let handed = self.hub.registry.deliver(user, &Arc::new(delivery));
         if handed.overflowed > 0 {

@@ -52,7 +52,7 @@ impl BatchNumber {
 pub struct ChannelNumber(pub u64);
 
 /// One channel among those of all sessions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelId {
     /// The session that has joined it.
     pub session: SessionId,

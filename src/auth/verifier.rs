@@ -151,9 +151,7 @@ impl Verifier {
     pub fn verify_at(&self, token: &Token, now: SystemTime) -> Result<Identity, AuthError> {
         let parts = Parts::split(token.expose())?;
         self.verify_signature(&parts)?;
-        let claims = decode(parts.payload)
-            .and_then(|bytes| String::from_utf8(bytes).map_err(|_| AuthError::Malformed))?;
-        self.check_claims(claims, now)
+        self.check_claims(payload(&parts)?, now)
     }
 
     /// Checks a token, and if its key is not at hand, calls for the keys once and checks again. That wait is bounded
@@ -200,23 +198,47 @@ impl Verifier {
         }
     }
 
+    /// Recognises the person behind a token; `None` if it is a good token that speaks for nobody, such as the key with which an
+    /// application's pages call themselves. What else is expected of a person's token is not expected of such a one.
+    ///
+    /// # Errors
+    /// [`AuthError`].
+    pub fn recognise(&self, token: &Token) -> Result<Option<Identity>, AuthError> {
+        let now = SystemTime::now();
+        let parts = Parts::split(token.expose())?;
+        self.verify_signature(&parts)?;
+        let text = payload(&parts)?;
+        let claims: Claims = json(text.as_bytes())?;
+        if claims.sub.is_none() {
+            // A key that opens nothing by itself may be good for ever.
+            return match claims.exp {
+                Some(_) => check_times(&claims, now).map(|_| None),
+                None => Ok(None),
+            };
+        }
+        self.check_claims(text, now).map(Some)
+    }
+
+    /// As [`Self::recognise`], and waits as [`Self::authenticate`] does.
+    ///
+    /// # Errors
+    /// [`AuthError`].
+    ///
+    /// # Cancel safety
+    /// Safe, as with [`Self::authenticate`].
+    pub async fn recognise_patiently(&self, token: &Token) -> Result<Option<Identity>, AuthError> {
+        match (self.recognise(token), &self.shared.jwks) {
+            (Err(AuthError::UnknownKey | AuthError::KeysUnavailable), Some(jwks)) => {
+                jwks.refreshed().await;
+                self.recognise(token)
+            }
+            (answer, _) => answer,
+        }
+    }
+
     fn check_claims(&self, text: String, now: SystemTime) -> Result<Identity, AuthError> {
         let claims: Claims = json(text.as_bytes())?;
-        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let expiry = claims
-            .exp
-            .as_ref()
-            .and_then(numeric_date)
-            .ok_or(AuthError::MissingClaim("exp"))?;
-        if expiry <= now {
-            return Err(AuthError::Expired);
-        }
-        if let Some(not_before) = &claims.nbf {
-            let not_before = numeric_date(not_before).ok_or(AuthError::MissingClaim("nbf"))?;
-            if not_before > now + CLOCK_SKEW {
-                return Err(AuthError::NotYetValid);
-            }
-        }
+        let expiry = check_times(&claims, now)?;
         if let Some(expected) = &self.shared.issuer {
             let issuer = claims
                 .iss
@@ -242,6 +264,30 @@ impl Verifier {
             claims: text.into_boxed_str(),
         })
     }
+}
+
+fn payload(parts: &Parts<'_>) -> Result<String, AuthError> {
+    decode(parts.payload).and_then(|bytes| String::from_utf8(bytes).map_err(|_| AuthError::Malformed))
+}
+
+/// Whether the token is good at this time; answers when it ends.
+fn check_times(claims: &Claims, now: SystemTime) -> Result<Duration, AuthError> {
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let expiry = claims
+        .exp
+        .as_ref()
+        .and_then(numeric_date)
+        .ok_or(AuthError::MissingClaim("exp"))?;
+    if expiry <= now {
+        return Err(AuthError::Expired);
+    }
+    if let Some(not_before) = &claims.nbf {
+        let not_before = numeric_date(not_before).ok_or(AuthError::MissingClaim("nbf"))?;
+        if not_before > now + CLOCK_SKEW {
+            return Err(AuthError::NotYetValid);
+        }
+    }
+    Ok(expiry)
 }
 
 /// The three parts of a compact JWS, still encoded.

@@ -27,7 +27,7 @@ use crate::{
         event_stream::{self, HEARTBEAT, Name, RETRY},
         server_frame::{EventsFrame, EventsFrameBuilder},
     },
-    session::{End, Inbound, Opening, Outbound, Transport, TransportGone},
+    session::{End, Farewell, Inbound, Opening, Outbound, Transport, TransportGone},
 };
 
 /// What a browser brings when it connects again: the last `id` it saw, which is a cursor.
@@ -180,17 +180,19 @@ fn encode_events(frame: &EventsFrame) -> Bytes {
 }
 
 impl Transport for EventStream {
+    type Frame = Outbound;
+
     fn protocol(&self) -> &'static str {
         "sse"
     }
 
-    async fn finish(&mut self, end: End) {
+    async fn finish(&mut self, end: End) -> Farewell {
         if let End::Closed(code) = end {
             let last = event_stream::encode_close(code, &mut rand::rng());
-            if self.writer.send(last).is_err() {
-                return;
+            if self.writer.send(last).is_ok() {
+                self.writer.finish().await;
             }
-            self.writer.finish().await;
         }
+        Farewell::Unknown
     }
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::topics::TopicMessage;
 use crate::{
-    protocol::{server_frame::EventsFrame, snapshot::Snapshot},
+    protocol::{phoenix::change::Changes, server_frame::EventsFrame, snapshot::Snapshot},
     types::{BatchNumber, ChannelNumber, UserId},
 };
 
@@ -53,6 +53,8 @@ pub struct Delivery {
     pub frame: EventsFrame,
     /// When the oldest of the events was committed, by this machine's clock.
     pub committed: Instant,
+    /// The events as Supabase's clients hear them, once one of them asks.
+    pub changes: Changes,
 }
 
 impl Delivery {

@@ -26,7 +26,9 @@ pub use self::{
 
 use std::sync::Arc;
 
-use crate::metrics::Metrics;
+use arc_swap::ArcSwapOption;
+
+use crate::{metrics::Metrics, protocol::phoenix::relation::Relation};
 
 /// What the fan-out and the sessions share.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub struct Hub {
     pub registry: Registry,
     /// How far the feed has come.
     pub position: position::Published,
+    /// The table whose changes are told, with the columns that rows have; none before the feed has begun.
+    pub relation: ArcSwapOption<Relation>,
     /// Who has joined which topic, and who is present there.
     pub topics: Arc<Topics>,
 }
@@ -51,6 +55,7 @@ impl Hub {
         Self {
             registry: Registry::new(sessions_per_user),
             position: position::Published::default(),
+            relation: ArcSwapOption::empty(),
             topics: Arc::new(Topics::new(TopicLimits::default(), metrics)),
         }
     }

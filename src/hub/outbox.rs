@@ -166,7 +166,7 @@ pub(crate) mod tests {
 
     use super::{super::delivery::Delivery, *};
     use crate::{
-        protocol::{server_frame::EventsFrameBuilder, snapshot::Snapshot},
+        protocol::{phoenix::change::Changes, server_frame::EventsFrameBuilder, snapshot::Snapshot},
         types::{BatchNumber, UserId},
     };
 
@@ -177,6 +177,7 @@ pub(crate) mod tests {
             snapshot: Arc::new(Snapshot::new(1, batch + 1, batch + 1, Vec::new()).unwrap()),
             frame: EventsFrameBuilder::new().finish(None),
             committed: Instant::now(),
+            changes: Changes::default(),
         })
     }
 

@@ -74,6 +74,27 @@ impl Registry {
         is_new
     }
 
+    /// Lets a session in unless the user has as many as allowed: for clients that would come back at once, whatever they are
+    /// told, and so push each other out for ever. Answers whether the user was not here before; `None` if there is no room.
+    pub fn join_if_room(&self, user: UserId, session: SessionId, outbox: Arc<Outbox>) -> Option<bool> {
+        let member = Member { session, outbox };
+        match self.channels.entry(user) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Arc::new([member]));
+                Some(true)
+            }
+            Entry::Occupied(mut occupied) => {
+                let members = occupied.get();
+                if members.len() >= self.sessions_per_user {
+                    return None;
+                }
+                let all = members.iter().cloned().chain([member]).collect();
+                occupied.insert(all);
+                Some(false)
+            }
+        }
+    }
+
     /// Lets a session go: exactly that one, and with the last one its user. Leaving twice changes nothing. Answers whether
     /// the user is gone with it.
     pub fn leave(&self, user: UserId, session: SessionId) -> bool {
@@ -168,6 +189,16 @@ mod tests {
         let closed: Vec<_> = outboxes.iter().map(|outbox| outbox.closed()).collect();
         assert_eq!(closed, [Some(CloseCode::Replaced), None, None]);
         registry.leave(user(1), session(0));
+        assert_eq!(registry.sessions(), 2);
+    }
+
+    #[test]
+    fn whoever_would_come_back_at_once_is_let_in_only_if_there_is_room() {
+        let registry = Registry::new(2);
+        let enter = |number| registry.join_if_room(user(1), session(number), outbox());
+        assert_eq!([enter(1), enter(2), enter(3)], [Some(true), Some(false), None]);
+        registry.leave(user(1), session(1));
+        assert_eq!(enter(3), Some(false));
         assert_eq!(registry.sessions(), 2);
     }
 

@@ -15,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use dashmap::DashMap;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -25,7 +24,12 @@ use super::{
     outbox::{Outbox, Push},
     presence::{self, Fields, Presence, PresenceError, References},
 };
-use crate::{metrics::Metrics, protocol::topic::TopicKey, quota::Rate, types::ChannelId};
+use crate::{
+    metrics::Metrics,
+    protocol::{phoenix::message::Content, topic::TopicKey},
+    quota::Rate,
+    types::ChannelId,
+};
 
 /// What is said on a topic, made once for all who hear it.
 #[derive(Debug)]
@@ -35,30 +39,21 @@ pub enum TopicMessage {
         /// What kind of thing, as its sender calls it.
         event: Box<str>,
         /// What is said.
-        payload: BroadcastPayload,
+        content: Content,
     },
     /// Who came and who went: a JSON object with `joins` and `leaves`.
     PresenceDiff(Box<str>),
-}
-
-/// What a broadcast says.
-#[derive(Clone, Debug)]
-pub enum BroadcastPayload {
-    /// JSON, as its sender wrote it.
-    Json(Box<RawValue>),
-    /// Bytes that nobody here looks into.
-    Binary(Bytes),
 }
 
 impl TopicMessage {
     /// What it counts against an outbox's bound: its text and this structure around it.
     pub fn cost_bytes(&self) -> usize {
         let text = match self {
-            Self::Broadcast { event, payload } => {
+            Self::Broadcast { event, content } => {
                 event.len()
-                    + match payload {
-                        BroadcastPayload::Json(json) => json.get().len(),
-                        BroadcastPayload::Binary(bytes) => bytes.len(),
+                    + match content {
+                        Content::Json(json) => json.get().len(),
+                        Content::Binary(bytes) => bytes.len(),
                     }
             }
             Self::PresenceDiff(diff) => diff.len(),
@@ -457,7 +452,7 @@ mod tests {
     fn broadcast(text: &str) -> Arc<TopicMessage> {
         Arc::new(TopicMessage::Broadcast {
             event: "said".into(),
-            payload: BroadcastPayload::Json(raw(&Value::from(text).to_string())),
+            content: Content::Json(raw(&Value::from(text).to_string())),
         })
     }
 
@@ -510,8 +505,8 @@ mod tests {
                 };
                 assert_eq!(channel, self.channel.number);
                 match &*message {
-                    TopicMessage::Broadcast { payload, .. } => {
-                        let BroadcastPayload::Json(payload) = payload else {
+                    TopicMessage::Broadcast { content, .. } => {
+                        let Content::Json(payload) = content else {
                             panic!("bytes")
                         };
                         self.said.push(serde_json::from_str(payload.get()).unwrap());

@@ -232,8 +232,16 @@ impl EventsFrame {
     #[must_use]
     pub fn unseen_by(&self, seen: &Snapshot, cursor: Option<&str>) -> Self {
         let mut rest = EventsFrameBuilder::new();
-        for piece in self.pieces.iter().filter(|piece| !seen.sees(piece.about.transaction)) {
-            rest.push_encoded(piece.about, &self.text[piece.start..piece.end], piece.row - piece.start);
+        for piece in self
+            .pieces
+            .iter()
+            .filter(|piece| !seen.sees(piece.about.transaction))
+        {
+            rest.push_encoded(
+                piece.about,
+                &self.text[piece.start..piece.end],
+                piece.row - piece.start,
+            );
         }
         rest.finish(cursor)
     }

@@ -36,8 +36,11 @@ const UUID_BYTES: usize = uuid::fmt::Hyphenated::LENGTH;
 /// A name is judged in this order, and the first that admits it decides:
 /// 1. each conversation *with another person* that stands in the name, from the left, by the patterns with
 ///    `{conversation}`: the name is translated;
-/// 2. each note to oneself (`<own id>__…`) in the name, likewise;
-/// 3. the other patterns: the name is taken literally.
+/// 2. the other patterns: the name is taken literally;
+/// 3. each note to oneself (`<own id>__…`) in the name, as with 1.
+///
+/// Where the own id stands in the place of the product it is none: then two ids stand side by side, `<one>__<other>`, which
+/// both people take literally and so meet.
 ///
 /// The translation comes first because a name that both people may write can be meant in one way only: under `*` and
 /// `{conversation}` together, a literal reading of `<Bob>__general` would let Carol hear what Alice says to Bob.
@@ -163,34 +166,35 @@ impl TopicRule {
             return None;
         }
         let own = user.to_string();
-        let found = conversations_in(name);
-        let with_others = found
-            .iter()
-            .filter(|(_, conversation)| conversation.other != user);
-        let notes = found
-            .iter()
-            .filter(|(_, conversation)| conversation.other == user);
-        for (place, conversation) in with_others.chain(notes) {
-            let (before, after) = (&name[..place.start], &name[place.end..]);
-            let is_admitted = |pattern: &ConversationPattern| {
-                pattern.before.matches(before, &own) && pattern.after.matches(after, &own)
-            };
-            if self.of_conversations.iter().any(is_admitted) {
-                return Some(TopicKey {
-                    is_private: private,
-                    place: Place::Conversation {
-                        before: before.into(),
-                        people: [user.min(conversation.other), user.max(conversation.other)],
-                        product: conversation.product,
-                        after: after.into(),
-                    },
-                });
-            }
-        }
-        let is_admitted = self.literal.iter().any(|pattern| pattern.matches(name, &own));
-        is_admitted.then(|| TopicKey {
+        let (notes, with_others): (Vec<_>, Vec<_>) =
+            conversations_in(name).into_iter().partition(|(_, conversation)| {
+                conversation.other == user || conversation.product == Some(user.0)
+            });
+        let translated = |found: &[(Range<usize>, Conversation)]| {
+            found.iter().find_map(|(place, conversation)| {
+                let (before, after) = (&name[..place.start], &name[place.end..]);
+                let is_admitted = |pattern: &ConversationPattern| {
+                    pattern.before.matches(before, &own) && pattern.after.matches(after, &own)
+                };
+                let is_admitted = self.of_conversations.iter().any(is_admitted);
+                is_admitted.then(|| Place::Conversation {
+                    before: before.into(),
+                    people: [user.min(conversation.other), user.max(conversation.other)],
+                    product: conversation.product,
+                    after: after.into(),
+                })
+            })
+        };
+        let literal = || {
+            let is_admitted = self.literal.iter().any(|pattern| pattern.matches(name, &own));
+            is_admitted.then(|| Place::Literal(name.into()))
+        };
+        let place = translated(&with_others)
+            .or_else(literal)
+            .or_else(|| translated(&notes))?;
+        Some(TopicKey {
             is_private: private,
-            place: Place::Literal(name.into()),
+            place,
         })
     }
 }
@@ -339,10 +343,23 @@ mod tests {
     }
 
     #[test]
+    fn two_ids_side_by_side_are_a_topic_of_both() {
+        let rule = TopicRule::default();
+        let key = resolved(&rule, "room:A__B", 1).unwrap();
+        assert!(!is_translated(&key));
+        assert_eq!(resolved(&rule, "room:A__B", 2), Some(key.clone()));
+        assert_ne!(resolved(&rule, "room:A__B", 3), Some(key));
+    }
+
+    #[test]
     fn a_note_to_oneself_is_nobody_elses() {
         let rule = TopicRule::default();
         let note = resolved(&rule, "typing:A__general", 1).unwrap();
-        assert!(is_translated(&note));
+        assert!(!is_translated(&note));
+        let of_conversations = TopicRule::parse("chat:{conversation}").unwrap();
+        assert!(is_translated(
+            &resolved(&of_conversations, "chat:A__P", 1).unwrap()
+        ));
         for who in [2, 3] {
             assert_ne!(resolved(&rule, "typing:A__general", who), Some(note.clone()));
         }
@@ -357,7 +374,6 @@ mod tests {
         };
         assert_eq!(people, [person(1), person(2)]);
         assert_eq!(product, Some(person(9).0));
-        assert!(is_translated(&resolved(&rule, "B__A", 1).unwrap()));
         assert!(!is_translated(&resolved(&rule, "lobby", 1).unwrap()));
     }
 

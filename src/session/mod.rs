@@ -5,18 +5,22 @@
 //! aborted; everything that ends a session is a value that this task acts on.
 
 mod attach;
+mod dialogue;
 mod live;
+mod native;
+pub mod phoenix;
 pub mod rhythm;
 pub mod transport;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::{dialogue::expiry, live::Live, native::Native, rhythm::Rhythm};
 pub use self::{
     rhythm::RhythmConfig,
-    transport::{Inbound, Outbound, Transport, TransportGone},
+    transport::{Farewell, Inbound, Outbound, Transport, TransportGone},
 };
 use crate::{
     auth::{Identity, Verifier},
@@ -25,8 +29,9 @@ use crate::{
     protocol::{
         close::CloseCode,
         cursor::{Cursor, CursorError},
+        topic::TopicRule,
     },
-    store::replay::Replayer,
+    store::{parking::Parking, replay::Replayer},
     types::SessionId,
 };
 
@@ -45,6 +50,10 @@ pub struct Sessions {
     pub hub: Arc<Hub>,
     /// Where missed events come from.
     pub replayer: Replayer,
+    /// Where the positions of channels that went are kept.
+    pub parking: Parking,
+    /// Who may join which topics.
+    pub topic_rule: Arc<TopicRule>,
     /// Judges the tokens of refreshes.
     pub verifier: Arc<Verifier>,
     /// What happened, in numbers.
@@ -93,7 +102,7 @@ impl Sessions {
     ///
     /// # Cancel safety
     /// Safe for the hub: a session that is dropped leaves it. The client then sees the connection break.
-    pub async fn run(&self, mut opening: Opening, mut transport: impl Transport) -> End {
+    pub async fn run(&self, mut opening: Opening, mut transport: impl Transport<Frame = Outbound>) -> End {
         let outbox = Arc::new(Outbox::new(self.outbox_bytes));
         // A cursor may be long, and is of no use once the session has found its place.
         let cursor = opening.cursor.take();
@@ -106,17 +115,21 @@ impl Sessions {
             }
             self.attached(&opening, cursor, &outbox, &mut transport).await
         };
+        self.finish(end, &mut transport).await;
+        end
+    }
+
+    /// Tells the peer of a session that has left the hub how it ended. It takes as long as the peer takes, but not for ever.
+    async fn finish(&self, end: End, transport: &mut impl Transport) -> Farewell {
         self.metrics
             .sessions_closed
             .get_or_create(&ByReason { reason: end.label() })
             .inc();
         tracing::debug!(end = end.label(), "the session ended");
-        // The session has left the hub by now; closing takes as long as the peer takes, but not for ever.
         tokio::select! {
-            _closed = timeout(CLOSE_DEADLINE, transport.finish(end)) => {}
-            () = self.last_words() => {}
+            farewell = timeout(CLOSE_DEADLINE, transport.finish(end)) => farewell.unwrap_or(Farewell::Unknown),
+            () = self.last_words() => Farewell::Unknown,
         }
-        end
     }
 
     /// Resolves a moment after the process has begun to end.
@@ -130,7 +143,7 @@ impl Sessions {
         opening: &Opening,
         cursor: Option<Result<Cursor, CursorError>>,
         outbox: &Arc<Outbox>,
-        transport: &mut impl Transport,
+        transport: &mut impl Transport<Frame = Outbound>,
     ) -> End {
         let attaching = attach::attach(self, opening, cursor, outbox);
         // An outbox may overflow, or be closed by a drain, while the database is asked for what was missed.
@@ -140,7 +153,12 @@ impl Sessions {
             attached = attaching => attached,
         };
         match attached {
-            Ok(attached) => live::Live::new(self, opening, outbox, attached, transport).await,
+            Ok(attached) => {
+                let now = Instant::now();
+                let rhythm = Rhythm::new(self.rhythm, now, expiry(now, opening.identity.expires_at));
+                let mut native = Native::new(self, opening, outbox, attached);
+                Live::new(&self.metrics, outbox, &mut native, transport, rhythm).await
+            }
             Err(error) => {
                 tracing::warn!(%error, "the session could not be attached; the client is asked to come back");
                 End::Closed(CloseCode::GoingAway)

@@ -2,6 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::SystemTime};
 
+use bytes::Bytes;
 use futures::{Sink, Stream};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
@@ -19,12 +20,14 @@ use crate::{
 pub enum Inbound {
     /// A text frame, not yet read.
     Text(Utf8Bytes),
-    /// A binary frame.
-    Binary,
+    /// A binary frame, not yet read.
+    Binary(Bytes),
     /// A frame above the limit. Nothing can be read after it.
     TooBig,
-    /// A sign of life without content: a ping or a pong.
+    /// A sign of life without content, such as a ping.
     Alive,
+    /// The answer to a ping, with what the ping held.
+    Pong(Bytes),
     /// Bytes that are no frames. Nothing can be read after them.
     Garbage,
 }
@@ -64,8 +67,22 @@ pub enum Outbound {
 #[error("the peer is gone")]
 pub struct TransportGone;
 
+/// Whether the peer knows that the session has ended, and so has everything that was sent before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    /// It has answered.
+    Confirmed,
+    /// Nobody knows.
+    Unknown,
+}
+
 /// Carries one session. The stream ends when the peer has left.
-pub trait Transport: Stream<Item = Inbound> + Sink<Outbound, Error = TransportGone> + Unpin + Send {
+pub trait Transport:
+    Stream<Item = Inbound> + Sink<Self::Frame, Error = TransportGone> + Unpin + Send
+{
+    /// What it carries.
+    type Frame;
+
     /// The protocol's name in metrics.
     fn protocol(&self) -> &'static str;
 
@@ -73,5 +90,5 @@ pub trait Transport: Stream<Item = Inbound> + Sink<Outbound, Error = TransportGo
     ///
     /// # Cancel safety
     /// Safe: the transport is of no further use either way.
-    fn finish(&mut self, end: End) -> impl Future<Output = ()> + Send;
+    fn finish(&mut self, end: End) -> impl Future<Output = Farewell> + Send;
 }

@@ -43,8 +43,12 @@ pub struct Changes(OnceLock<Box<[Change]>>);
 impl Changes {
     /// The changes of this frame, which has to be the same each time.
     pub fn of(&self, frame: &EventsFrame, relation: &Relation) -> &[Change] {
-        self.0
-            .get_or_init(|| frame.rows().map(|(about, row)| Change::new(about, row, relation)).collect())
+        self.0.get_or_init(|| {
+            frame
+                .rows()
+                .map(|(about, row)| Change::new(about, row, relation))
+                .collect()
+        })
     }
 }
 
@@ -91,7 +95,10 @@ impl Change {
 
     /// The JSON text of a column's value, if the column is known.
     fn value(&self, column: &str) -> Option<&str> {
-        let found = self.columns.iter().find(|(name, _)| &self.row[name.clone()] == column);
+        let found = self
+            .columns
+            .iter()
+            .find(|(name, _)| &self.row[name.clone()] == column);
         found.map(|(_, value)| &self.row[value.clone()])
     }
 
@@ -176,7 +183,9 @@ fn columns(row: &str) -> Box<[(Range<usize>, Range<usize>)]> {
             let mut columns = Vec::new();
             while let Some((name, value)) = map.next_entry::<&RawValue, &RawValue>()? {
                 let name = name.get().trim_matches('"');
-                if let (false, Some(name), Some(value)) = (name.contains('\\'), place(name), place(value.get())) {
+                if let (false, Some(name), Some(value)) =
+                    (name.contains('\\'), place(name), place(value.get()))
+                {
                     columns.push((name, value));
                 }
             }
@@ -248,20 +257,32 @@ mod tests {
                 "record": serde_json::from_str::<Value>(ROW).unwrap(), "errors": null})
         );
         let data: Value = serde_json::from_str(change(Operation::Update, Some(ROW)).data()).unwrap();
-        assert_eq!(data["old_record"], json!({"id": "00000000-0000-0000-0000-000000000007"}));
-        assert_eq!((&data["type"], &data["record"]["content"]), (&json!("UPDATE"), &json!("a \"b\" é")));
+        assert_eq!(
+            data["old_record"],
+            json!({"id": "00000000-0000-0000-0000-000000000007"})
+        );
+        assert_eq!(
+            (&data["type"], &data["record"]["content"]),
+            (&json!("UPDATE"), &json!("a \"b\" é"))
+        );
     }
 
     #[test]
     fn a_delete_has_the_key_and_is_filtered_by_what_the_log_knows() {
         let change = change(Operation::Delete, None);
         let data: Value = serde_json::from_str(change.data()).unwrap();
-        assert_eq!(data["old_record"], json!({"id": "00000000-0000-0000-0000-000000000007"}));
+        assert_eq!(
+            data["old_record"],
+            json!({"id": "00000000-0000-0000-0000-000000000007"})
+        );
         assert!(data.get("record").is_none());
         let of = |filter: &str| hears(&json!({"event": "DELETE", "filter": filter}), &change);
         assert!(of("sender_id=eq.00000000-0000-0000-0000-000000000001"));
         assert!(!of("sender_id=eq.00000000-0000-0000-0000-000000000002"));
-        assert!(!of("content=eq.x") && !of("content=neq.x"), "what is not known is not heard");
+        assert!(
+            !of("content=eq.x") && !of("content=neq.x"),
+            "what is not known is not heard"
+        );
     }
 
     #[test]
@@ -271,15 +292,23 @@ mod tests {
         assert!(!hears(&json!({"event": "UPDATE"}), &change));
         assert!(hears(&json!({"filter": "content=eq.\"a \\\"b\\\" é\""}), &change));
         assert!(!hears(&json!({"filter": "content=eq.other"}), &change));
-        assert!(!hears(&json!({"filter": "sender_id=eq.00000000-0000-0000-0000-000000000001"}), &change));
+        assert!(!hears(
+            &json!({"filter": "sender_id=eq.00000000-0000-0000-0000-000000000001"}),
+            &change
+        ));
     }
 
     #[test]
     fn a_selection_has_its_columns_and_the_key() {
         let binding = RawValue::from_string(json!({"select": ["content"]}).to_string()).unwrap();
         let select = Binding::read(&binding, &relation()).unwrap().select.unwrap();
-        let data: Value = serde_json::from_str(&change(Operation::Insert, Some(ROW)).data_of(&relation(), &select)).unwrap();
-        assert_eq!(data["record"], json!({"id": "00000000-0000-0000-0000-000000000007", "content": "a \"b\" é"}));
+        let data: Value =
+            serde_json::from_str(&change(Operation::Insert, Some(ROW)).data_of(&relation(), &select))
+                .unwrap();
+        assert_eq!(
+            data["record"],
+            json!({"id": "00000000-0000-0000-0000-000000000007", "content": "a \"b\" é"})
+        );
         assert_eq!(data["columns"].as_array().unwrap().len(), 2);
     }
 }

@@ -324,7 +324,11 @@ mod tests {
         Relation::new(
             "public",
             "messages",
-            vec![column("id", "uuid"), column("content", "text"), column("is_read", "bool")],
+            vec![
+                column("id", "uuid"),
+                column("content", "text"),
+                column("is_read", "bool"),
+            ],
         )
     }
 
@@ -356,7 +360,13 @@ mod tests {
         assert!(join.broadcast.hears_itself && !join.private);
         assert_eq!((join.presence.key.as_str(), join.presence.enabled), ("7", None));
         assert_eq!((join.bindings.len(), join.token), (1, None));
-        for odd in [json!({}), json!([]), json!("x"), json!({"config": 5}), json!({"config": {"postgres_changes": "x"}})] {
+        for odd in [
+            json!({}),
+            json!([]),
+            json!("x"),
+            json!({"config": 5}),
+            json!({"config": {"postgres_changes": "x"}}),
+        ] {
             assert!(Join::read(&raw(&odd)).bindings.is_empty(), "{odd}");
         }
     }
@@ -378,13 +388,23 @@ mod tests {
     #[test]
     fn tables_and_events_are_understood_as_supabase_does() {
         for (binding, kind) in [
-            (json!({"event": "insert", "schema": "public", "table": "messages"}), Kind::Insert),
+            (
+                json!({"event": "insert", "schema": "public", "table": "messages"}),
+                Kind::Insert,
+            ),
             (json!({"event": "*", "schema": "*"}), Kind::Any),
             (json!({"event": "whatever", "schema": "public"}), Kind::Any),
-            (json!({"event": "DELETE", "table": "messages", "filter": null}), Kind::Delete),
+            (
+                json!({"event": "DELETE", "table": "messages", "filter": null}),
+                Kind::Delete,
+            ),
             (json!({}), Kind::Any),
         ] {
-            assert_eq!(Binding::read(&raw(&binding), &relation()).unwrap().kind, kind, "{binding}");
+            assert_eq!(
+                Binding::read(&raw(&binding), &relation()).unwrap().kind,
+                kind,
+                "{binding}"
+            );
         }
     }
 

@@ -200,7 +200,8 @@ impl Message {
     /// # Errors
     /// [`MessageError`].
     pub fn read_binary(serializer: Serializer, frame: &Bytes) -> Result<Self, MessageError> {
-        let (Serializer::Arrays, Some((head, mut rest))) = (serializer, frame.split_first_chunk::<7>()) else {
+        let (Serializer::Arrays, Some((head, mut rest))) = (serializer, frame.split_first_chunk::<7>())
+        else {
             return Err(MessageError::Binary);
         };
         let [kind, join_reference, reference, topic, event, metadata, encoding] = *head;
@@ -268,7 +269,14 @@ pub fn encode_reply(
         Status::Error => "error",
     };
     let payload = format!(r#"{{"status":"{status}","response":{response}}}"#);
-    encode(serializer, join_reference, reference, topic, "phx_reply", &[&payload])
+    encode(
+        serializer,
+        join_reference,
+        reference,
+        topic,
+        "phx_reply",
+        &[&payload],
+    )
 }
 
 /// A message that answers nothing. The parts of `payload` together are a JSON object.
@@ -283,7 +291,12 @@ pub fn encode_push(
 }
 
 /// The end of a channel, which is `phx_close` for good and `phx_error` for a client that is to join again.
-pub fn encode_end(serializer: Serializer, join_reference: Option<&Reference>, topic: &str, event: &str) -> String {
+pub fn encode_end(
+    serializer: Serializer,
+    join_reference: Option<&Reference>,
+    topic: &str,
+    event: &str,
+) -> String {
     encode(serializer, join_reference, join_reference, topic, event, &["{}"])
 }
 
@@ -332,7 +345,11 @@ pub fn quoted(text: &str) -> String {
 pub fn encode_binary_broadcast(topic: &str, event: &str, content: &[u8]) -> Option<Bytes> {
     let (topic_length, event_length) = (u8::try_from(topic.len()).ok()?, u8::try_from(event.len()).ok()?);
     let head = [KIND_BROADCAST, topic_length, event_length, 0, 0];
-    Some([&head, topic.as_bytes(), event.as_bytes(), content].concat().into())
+    Some(
+        [&head, topic.as_bytes(), event.as_bytes(), content]
+            .concat()
+            .into(),
+    )
 }
 
 #[cfg(test)]
@@ -349,13 +366,17 @@ mod tests {
     #[test]
     fn both_serialisations_say_the_same() {
         let array = r#"["6","7","realtime:room","phx_join",{"config":{}}]"#;
-        let object =
-            r#"{"topic":"realtime:room","event":"phx_join","payload":{"config":{}},"ref":"7","join_ref":"6"}"#;
+        let object = r#"{"topic":"realtime:room","event":"phx_join","payload":{"config":{}},"ref":"7","join_ref":"6"}"#;
         for (serializer, text) in [(Serializer::Arrays, array), (Serializer::Objects, object)] {
             let message = Message::read_text(serializer, text).unwrap();
             assert_eq!(&*message.topic, "realtime:room");
-            assert_eq!(message.join_reference.as_ref().and_then(Reference::number), Some(6));
-            let Payload::Json(payload) = &message.payload else { panic!() };
+            assert_eq!(
+                message.join_reference.as_ref().and_then(Reference::number),
+                Some(6)
+            );
+            let Payload::Json(payload) = &message.payload else {
+                panic!()
+            };
             assert_eq!(payload.get(), r#"{"config":{}}"#);
             let reply = encode_reply(
                 serializer,
@@ -380,8 +401,15 @@ mod tests {
     fn a_captured_binary_broadcast_is_read() {
         let frame = Bytes::from_static(b"\x03\x01\x01\x0f\x02\x00\x0167realtime:room-1hi{\"a\":1}");
         let message = Message::read_binary(Serializer::Arrays, &frame).unwrap();
-        assert_eq!((&*message.topic, &*message.event), ("realtime:room-1", "broadcast"));
-        let Payload::Broadcast { event, content: Content::Json(json) } = message.payload else {
+        assert_eq!(
+            (&*message.topic, &*message.event),
+            ("realtime:room-1", "broadcast")
+        );
+        let Payload::Broadcast {
+            event,
+            content: Content::Json(json),
+        } = message.payload
+        else {
             panic!()
         };
         assert_eq!((&*event, json.get()), ("hi", r#"{"a":1}"#));

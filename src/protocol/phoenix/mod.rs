@@ -5,3 +5,4 @@ pub mod filter;
 pub mod join;
 pub mod message;
 pub mod relation;
+pub mod table;

@@ -287,7 +287,14 @@ impl Attendant {
             keys: &keys,
         };
         let rows = self.ask(&batch).await?;
-        let mut found = keys.found(&rows)?;
+        let mut found = {
+            let standings = self.shared.standings();
+            keys.found(&rows, |session, user, cursor| match standings.get(&session) {
+                Some(progress) => progress.doubted(user),
+                // It has left since the notes were taken; what it leaves is written with the next.
+                None => Some(cursor),
+            })?
+        };
         let mut takes = Vec::new();
         let answers: Vec<Vec<Option<Cursor>>> = self
             .finds

@@ -43,7 +43,7 @@ use crate::{
     hub::{Hub, Outbox},
     metrics::Metrics,
     protocol::cursor::Cursor,
-    types::{SessionId, UserId},
+    types::{ChannelId, SessionId, UserId},
 };
 
 /// Notes that wait for the database. A gateway with fifty thousand sessions of a few channels leaves about so many if all
@@ -59,15 +59,6 @@ const FIND_DEADLINE: Duration = Duration::from_secs(5);
 /// The longest part of a topic or a device's name that tells it from others, in bytes. Both are chosen by clients, and an
 /// entry of an index has room for less than 2,704 bytes.
 const NAME_BYTES_MAX: usize = 512;
-
-/// Names one channel: a join of one session to one topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ChannelId {
-    /// The session that joined.
-    pub session: SessionId,
-    /// Tells the joins of the session apart.
-    pub number: u64,
-}
 
 /// What a channel that comes back has in common with the one that went.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -364,7 +355,10 @@ impl Parking {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::{Settings, pool};
+    use crate::{
+        postgres::{Settings, pool},
+        types::ChannelNumber,
+    };
 
     /// With an attendant that does nothing, before a database that is away.
     fn unattended() -> (Parking, Attendant) {
@@ -381,7 +375,7 @@ mod tests {
     fn channel(number: u64) -> ChannelId {
         ChannelId {
             session: SessionId(Uuid::nil()),
-            number,
+            number: ChannelNumber(number),
         }
     }
 

@@ -86,6 +86,13 @@ impl Progress {
         (!is_reached).then(|| state.users.keys().filter_map(place).collect())
     }
 
+    /// What has reached the channels of this user, if there is anything that may not have reached the client.
+    pub(super) fn doubted(&self, user: UserId) -> Option<Cursor> {
+        let is_taken = self.outbox.is_empty();
+        let state = self.state();
+        (!is_taken || state.is_busy).then(|| state.place(user)).flatten()
+    }
+
     /// The cursor of its own that a new channel of this user needs; none if everything up to `settled` has reached the
     /// client.
     pub(super) fn place(&self, user: UserId, settled: Option<&Cursor>) -> Option<Cursor> {
@@ -160,7 +167,10 @@ mod tests {
     use super::*;
     use crate::{
         hub::Delivery,
-        protocol::{close::CloseCode, cursor::Epoch, server_frame::EventsFrameBuilder, snapshot::Snapshot},
+        protocol::{
+            close::CloseCode, cursor::Epoch, phoenix::change::Changes, server_frame::EventsFrameBuilder,
+            snapshot::Snapshot,
+        },
         types::BatchNumber,
     };
 
@@ -181,8 +191,10 @@ mod tests {
         Arc::new(Delivery {
             batch: BatchNumber(position),
             snapshot: snapshot(position),
+            user: USER,
             frame: EventsFrameBuilder::new().finish(None),
             committed: tokio::time::Instant::now(),
+            changes: Changes::default(),
         })
     }
 

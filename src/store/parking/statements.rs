@@ -16,7 +16,7 @@ use super::{super::log::PLAN_SETTINGS, ChannelId, Key, Note, Wanted};
 use crate::{
     metrics::Metrics,
     protocol::{cursor::Cursor, rejoin::Candidate},
-    types::{SessionId, UserId},
+    types::{ChannelNumber, SessionId, UserId},
 };
 
 /// The most rows that one statement prunes, so that it takes some ten milliseconds and holds nobody up.
@@ -179,7 +179,7 @@ impl<'a> Writing<'a> {
             // What is written of it in the same statement is newer.
             if notes.binary_search_by_key(&channel, |(noted, _)| *noted).is_err() {
                 writing.taken_sessions.push(channel.session.0);
-                writing.taken_numbers.push(integer(channel.number));
+                writing.taken_numbers.push(integer(channel.number.0));
                 writing.takers.push(taker.0);
             }
         }
@@ -211,7 +211,7 @@ impl<'a> Writing<'a> {
             Note::Left => (None, None, None, None),
         };
         self.sessions.push(channel.session.0);
-        self.numbers.push(integer(channel.number));
+        self.numbers.push(integer(channel.number.0));
         self.users.push(key.map_or(Uuid::nil(), |key| key.user.0));
         self.topics.push(key.map_or("", |key| &key.topic));
         self.devices.push(key.map_or("", |key| &key.device));
@@ -246,7 +246,8 @@ impl<'a> Writing<'a> {
 
 /// `$1` the gateway, `$2` to `$10` the columns of the notes, `$11` to `$13` of what was taken by whom.
 ///
-/// A channel that goes is free again, whoever took it while it was live: he was somebody else.
+/// A channel that is taken while it is live stays taken when it goes: its client has most likely come back already, before its
+/// old connection was found to be dead.
 const WRITE: &str = "with note as materialized ( \
        select * from rows from (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), \
            pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), \
@@ -265,7 +266,8 @@ const WRITE: &str = "with note as materialized ( \
        pg_catalog.now() - pg_catalog.make_interval(secs => note.age) \
      from note where not note.is_left order by note.session, note.number \
      on conflict (session, number) do update set gateway = excluded.gateway, reference = excluded.reference, \
-       cursor = excluded.cursor, parked_at = excluded.parked_at, taken_by = null";
+       cursor = excluded.cursor, parked_at = excluded.parked_at, \
+       taken_by = case when excluded.parked_at is not null and channel.parked_at is null then channel.taken_by end";
 
 /// The candidates of one key, in the order in which they were parked.
 #[derive(Debug, Default)]
@@ -329,7 +331,15 @@ impl<'a> Keys<'a> {
     }
 
     /// The candidates of each key. What is no cursor, or none of this version, is none that could be continued from.
-    pub(super) fn found(&self, rows: &[Row]) -> Result<Vec<Found>, Error> {
+    ///
+    /// Of the channels that are live at this gateway those are candidates whose clients have not acknowledged everything:
+    /// their connections may be dead without anybody knowing it, and their clients here already by another. `doubted`
+    /// tells their places, and nothing of a session that is not to be doubted.
+    pub(super) fn found(
+        &self,
+        rows: &[Row],
+        doubted: impl Fn(SessionId, UserId, Cursor) -> Option<Cursor>,
+    ) -> Result<Vec<Found>, Error> {
         let mut found: Vec<Found> = Vec::new();
         found.resize_with(self.users.len(), Found::default);
         for row in rows {
@@ -342,10 +352,19 @@ impl<'a> Keys<'a> {
             ) else {
                 continue;
             };
+            let session = SessionId(row.try_get("session")?);
+            let cursor = if row.try_get("is_live_here")? {
+                match doubted(session, UserId(row.try_get("user_id")?), cursor) {
+                    Some(cursor) => cursor,
+                    None => continue,
+                }
+            } else {
+                cursor
+            };
             let reference: Option<i64> = row.try_get("reference")?;
             found.channels.push(ChannelId {
-                session: SessionId(row.try_get("session")?),
-                number: u64::try_from(row.try_get::<_, i64>("number")?).unwrap_or(0),
+                session,
+                number: ChannelNumber(u64::try_from(row.try_get::<_, i64>("number")?).unwrap_or(0)),
             });
             found.candidates.push(Candidate {
                 cursor,
@@ -357,16 +376,17 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// `$1` the gateway, `$2` the window in seconds, `$3` to `$5` the keys. What is live at this very gateway went nowhere.
+/// `$1` the gateway, `$2` the window in seconds, `$3` to `$5` the keys.
 const FIND: &str = "select wanted.ordinal, channel.session, channel.number, channel.reference, channel.taken_by, \
-       coalesce(channel.cursor, gateway.cursor) as cursor \
+       channel.user_id, coalesce(channel.cursor, gateway.cursor) as cursor, \
+       channel.parked_at is null and channel.gateway = $1 as is_live_here \
      from rows from (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5)) \
          with ordinality as wanted (user_id, topic, device, ordinal) \
        join herald.channel on channel.user_id = wanted.user_id and channel.topic = wanted.topic \
          and channel.device = wanted.device \
        left join herald.gateway on gateway.id = channel.gateway \
      where channel.parked_at > pg_catalog.now() - pg_catalog.make_interval(secs => $2) \
-       or channel.parked_at is null and channel.gateway <> $1 \
+       or channel.parked_at is null \
          and gateway.seen_at > pg_catalog.now() - pg_catalog.make_interval(secs => $2) \
      order by wanted.ordinal, channel.parked_at, channel.session, channel.number";
 

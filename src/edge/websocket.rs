@@ -1,0 +1,253 @@
+//! WebSockets on top of tokio-tungstenite, whatever is said on them.
+//!
+//! The handshake's answer is made here and not by tungstenite, because the request has been read by the HTTP server
+//! already. After the upgrade the plain connection is taken back out of it, so that an idle session costs a socket,
+//! a small buffer and its task, and nothing of the HTTP server.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{
+    extract::Request,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use futures::{Sink, SinkExt, Stream, StreamExt};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Error as SocketError, Message, Utf8Bytes,
+        error::ProtocolError,
+        handshake::derive_accept_key,
+        protocol::{CloseFrame, Role, WebSocketConfig},
+    },
+};
+
+use super::{
+    Problem,
+    connection::{Connection, ServedConnection},
+};
+use crate::session::{End, Farewell, Inbound, Transport, TransportGone};
+
+/// Each connection keeps a buffer of this many bytes for reading, allocated at once; tungstenite's own default is
+/// 128 KiB. A client's frames are short, and a longer one makes the buffer grow for as long as it takes.
+const READ_BUFFER_BYTES: usize = 1024;
+
+/// Frames are collected up to this many bytes before they are written to the socket. The buffer grows when it is
+/// used; a common message fits many times.
+const WRITE_BUFFER_BYTES: usize = 16 * 1024;
+
+/// How long the HTTP server may take to hand the connection over.
+const UPGRADE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a peer may take to end its side after it was sent a close frame.
+const LINGER: Duration = Duration::from_secs(3);
+
+/// How much is read at once of what a peer still sends after it was sent a close frame.
+const SCRAP_BYTES: usize = 1024;
+
+/// The answer that switches protocols (RFC 6455 §4.2.2), if the request asks for it properly.
+///
+/// # Errors
+/// `426` or `400`.
+pub(super) fn handshake(headers: &HeaderMap) -> Result<Response, Problem> {
+    let has = |name: header::HeaderName, token: &str| {
+        headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .any(|value| {
+                value
+                    .split(',')
+                    .any(|part| part.trim().eq_ignore_ascii_case(token))
+            })
+    };
+    let upgrades = has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket");
+    if !upgrades || !has(header::SEC_WEBSOCKET_VERSION, "13") {
+        return Err(Problem::upgrade_required());
+    }
+    let key = headers
+        .get(header::SEC_WEBSOCKET_KEY)
+        .ok_or(Problem::bad_handshake())?;
+    let accept =
+        HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| Problem::bad_handshake())?;
+    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+    let answer = response.headers_mut();
+    answer.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    answer.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    answer.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    Ok(response)
+}
+
+/// Takes the connection's upgrade out of a request.
+///
+/// # Errors
+/// `426` if the connection cannot be upgraded.
+pub(super) fn upgrade(request: &mut Request) -> Result<OnUpgrade, Problem> {
+    request
+        .extensions_mut()
+        .remove::<OnUpgrade>()
+        .ok_or(Problem::upgrade_required())
+}
+
+/// What is said on a socket.
+#[derive(Debug)]
+pub(super) struct Dialect<F> {
+    /// Its name in metrics.
+    pub(super) name: &'static str,
+    /// The largest frame that a client may send, in bytes.
+    pub(super) client_frame_bytes_max: usize,
+    /// How a frame is written.
+    pub(super) encode: fn(F) -> Message,
+}
+
+/// A WebSocket that carries a session.
+pub(super) struct Socket<S, F: 'static> {
+    socket: WebSocketStream<S>,
+    dialect: &'static Dialect<F>,
+}
+
+impl<S, F> fmt::Debug for Socket<S, F> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Socket({})", self.dialect.name)
+    }
+}
+
+impl<F> Socket<Connection, F> {
+    /// Waits for the HTTP server to let the connection go, and takes it, and whatever was read ahead, out of it. `None` if the
+    /// client has left meanwhile.
+    ///
+    /// # Cancel safety
+    /// Safe: the connection is closed.
+    pub(super) async fn take_over(upgrade: OnUpgrade, dialect: &'static Dialect<F>) -> Option<Self> {
+        let Ok(Ok(upgraded)) = tokio::time::timeout(UPGRADE_DEADLINE, upgrade).await else {
+            tracing::debug!("the client left before the upgrade");
+            return None;
+        };
+        let taken = Self::take(upgraded, dialect).await;
+        if taken.is_none() {
+            tracing::error!("the upgraded connection is not one of the acceptor's");
+        }
+        taken
+    }
+
+    async fn take(upgraded: Upgraded, dialect: &'static Dialect<F>) -> Option<Self> {
+        let parts = upgraded.downcast::<TokioIo<ServedConnection>>().ok()?;
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(WRITE_BUFFER_BYTES)
+            .max_message_size(Some(dialect.client_frame_bytes_max))
+            .max_frame_size(Some(dialect.client_frame_bytes_max));
+        let stream = parts.io.into_inner().into_connection();
+        let read = parts.read_buf.to_vec();
+        let socket = WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await;
+        Some(Self { socket, dialect })
+    }
+}
+
+impl<S, F> Socket<S, F> {
+    /// A socket whose handshake has been made.
+    #[cfg(test)]
+    pub(super) const fn new(socket: WebSocketStream<S>, dialect: &'static Dialect<F>) -> Self {
+        Self { socket, dialect }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin, F> Stream for Socket<S, F> {
+    type Item = Inbound;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Inbound>> {
+        loop {
+            return Poll::Ready(match ready!(self.socket.poll_next_unpin(context)) {
+                Some(Ok(Message::Text(text))) => Some(Inbound::Text(text)),
+                Some(Ok(Message::Binary(bytes))) => Some(Inbound::Binary(bytes)),
+                Some(Ok(Message::Ping(_))) => Some(Inbound::Alive),
+                Some(Ok(Message::Pong(bytes))) => Some(Inbound::Pong(bytes)),
+                // The answer to a close is queued by now; the next poll writes it and ends the stream.
+                Some(Ok(Message::Close(_) | Message::Frame(_))) => continue,
+                Some(Err(SocketError::Capacity(_))) => Some(Inbound::TooBig),
+                // A peer that goes without a word is everyday life and no mistake of its protocol.
+                Some(Err(SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake))) => None,
+                Some(Err(SocketError::Protocol(_) | SocketError::Utf8(_))) => Some(Inbound::Garbage),
+                Some(Err(_)) | None => None,
+            });
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin, F> Sink<F> for Socket<S, F> {
+    type Error = TransportGone;
+
+    fn poll_ready(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), TransportGone>> {
+        self.socket.poll_ready_unpin(context).map_err(|_| TransportGone)
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, frame: F) -> Result<(), TransportGone> {
+        let message = (self.dialect.encode)(frame);
+        self.socket.start_send_unpin(message).map_err(|_| TransportGone)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), TransportGone>> {
+        self.socket.poll_flush_unpin(context).map_err(|_| TransportGone)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), TransportGone>> {
+        self.socket.poll_close_unpin(context).map_err(|_| TransportGone)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin, F> Socket<S, F> {
+    /// Reads until the peer confirms the close, and answers whether it did.
+    async fn farewell(&mut self) -> Farewell {
+        loop {
+            match self.socket.next().await {
+                Some(Ok(Message::Close(_))) => return Farewell::Confirmed,
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return Farewell::Unknown,
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send, F> Transport for Socket<S, F> {
+    type Frame = F;
+
+    fn protocol(&self) -> &'static str {
+        self.dialect.name
+    }
+
+    async fn finish(&mut self, end: End) -> Farewell {
+        let End::Closed(code) = end else {
+            return Farewell::Unknown;
+        };
+        let frame = CloseFrame {
+            code: code.number().into(),
+            reason: Utf8Bytes::from_static(code.reason()),
+        };
+        if self.socket.send(Message::Close(Some(frame))).await.is_err() {
+            return Farewell::Unknown;
+        }
+        // What the peer still sends is read and thrown away, because a socket that is closed with unread bytes resets the
+        // connection, and the close frame would be lost. It is read as frames up to the peer's own close frame, which says
+        // that it has everything, and as bytes after it. Ending our side tells the peer that nothing follows.
+        let mut farewell = Farewell::Unknown;
+        let drained = async {
+            farewell = self.farewell().await;
+            let stream = self.socket.get_mut();
+            stream.shutdown().await?;
+            // Not in the future itself, where every session would keep room for it as long as it lives.
+            let mut scrap = vec![0; SCRAP_BYTES];
+            while stream.read(&mut scrap).await? > 0 {}
+            std::io::Result::Ok(())
+        };
+        let _lingered = tokio::time::timeout(LINGER, drained).await;
+        farewell
+    }
+}

@@ -1,0 +1,598 @@
+//! The gateway's side of a session of Phoenix channels: what arrives, what takes time, and what is written next.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use tokio::time::{Instant, Sleep, timeout};
+use tokio_util::sync::WaitForCancellationFuture;
+
+use super::{
+    Frame, Opening,
+    acknowledgement::Acknowledgements,
+    answered_ping,
+    channel::{Channel, Place, Subscription},
+    joining::{Awaited, Judging, Leaving},
+    outgoing::{Outgoing, Step},
+    placing::{Missed, MissedFrame, Placed, PlacingError, Seeker, place},
+};
+use crate::{
+    hub::{Delivery, Outbox, Parcel, outbox::Next},
+    protocol::{close::CloseCode, cursor::Cursor, phoenix::message::Message, server_frame::Discontinuity},
+    session::{
+        End, Farewell, Inbound, Sessions,
+        dialogue::{Dialogue, Written},
+        rhythm::Rhythm,
+    },
+    store::parking::{Standing, Wanted},
+    types::{ChannelId, ChannelNumber, UserId},
+};
+
+/// Messages that wait for a blocked transport. Nothing more is read from a client until they are written.
+const WAITING_MAX: usize = 256;
+
+/// Deliveries that are written before a ping is sent in any case; otherwise one is sent when there is nothing left to write.
+const DELIVERIES_PER_PING: usize = 64;
+
+/// How long the place of a channel may still be looked for after its client has gone, so that it can be parked there. It is as
+/// long as looking for it may take.
+const PLACING_DEADLINE: Duration = Duration::from_secs(20);
+
+/// What a client has missed, one part after the other.
+#[derive(Debug)]
+enum Owed {
+    /// Something out of the log.
+    Missed(ChannelNumber, Arc<[MissedFrame]>, usize),
+    /// Something that was held while the log was asked.
+    Held(ChannelNumber, Arc<Delivery>),
+    /// That was all.
+    CaughtUp(ChannelNumber),
+}
+
+/// A session of Phoenix channels.
+pub(super) struct Phoenix<'a> {
+    pub(super) sessions: &'a Sessions,
+    pub(super) opening: &'a Opening,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) channels: BTreeMap<ChannelNumber, Channel>,
+    pub(super) by_topic: HashMap<Box<str>, ChannelNumber>,
+    pub(super) last_channel: ChannelNumber,
+    pub(super) last_identifier: u64,
+    /// The highest reference that the client has used.
+    pub(super) reference: Option<u64>,
+    pub(super) outgoing: Outgoing,
+    pub(super) judging: Option<Judging<'a>>,
+    /// When the first token of a channel ends, or a client is asked to join again.
+    pub(super) alarm: Option<Pin<Box<Sleep>>>,
+    /// The topics that were joined without a person, and from where on nothing may be missed there.
+    pub(super) awaited: HashMap<Box<str>, Awaited>,
+    owed: VecDeque<Owed>,
+    held_bytes: usize,
+    finding: Option<BoxFuture<'a, Placed>>,
+    acknowledgements: Acknowledgements,
+    deliveries_unpinged: usize,
+    /// The users under whom the session is in the hub.
+    users: Vec<UserId>,
+    standing: Standing,
+    draining: Pin<Box<WaitForCancellationFuture<'a>>>,
+}
+
+impl<'a> Phoenix<'a> {
+    pub(super) fn new(sessions: &'a Sessions, opening: &'a Opening, outbox: Arc<Outbox>) -> Self {
+        Self {
+            sessions,
+            opening,
+            standing: sessions.parking.enter(opening.session, Arc::clone(&outbox)),
+            outbox,
+            channels: BTreeMap::new(),
+            by_topic: HashMap::new(),
+            last_channel: ChannelNumber(0),
+            last_identifier: 0,
+            reference: None,
+            outgoing: Outgoing::new(opening.serializer),
+            judging: None,
+            alarm: None,
+            awaited: HashMap::new(),
+            owed: VecDeque::new(),
+            held_bytes: 0,
+            finding: None,
+            acknowledgements: Acknowledgements::default(),
+            deliveries_unpinged: 0,
+            users: Vec::new(),
+            draining: Box::pin(sessions.draining.cancelled()),
+        }
+    }
+
+    pub(super) const fn id(&self, number: ChannelNumber) -> ChannelId {
+        ChannelId {
+            session: self.opening.session,
+            number,
+        }
+    }
+
+    /// Leaves the hub, so that nothing more is handed over.
+    pub(super) fn leave_hub(&mut self) {
+        for user in std::mem::take(&mut self.users) {
+            self.leave_user(user);
+        }
+        for (number, channel) in &mut self.channels {
+            if let Some(key) = channel.key.take() {
+                let id = ChannelId {
+                    session: self.opening.session,
+                    number: *number,
+                };
+                self.sessions.hub.topics.leave(&key, id);
+            }
+        }
+    }
+
+    /// The connection has ended; what its end proves is noted, and what is still being looked for is waited for.
+    pub(super) async fn note_farewell(mut self, farewell: Farewell) {
+        if farewell == Farewell::Confirmed {
+            let events = self.acknowledgements.answer_all();
+            self.sessions.metrics.events_acknowledged.inc_by(events);
+        }
+        if let Some(finding) = self.finding.take()
+            && let Ok(placed) = timeout(PLACING_DEADLINE, finding).await
+        {
+            // Nothing is written any more, so that each channel stays where its client was.
+            self.settle(placed);
+        }
+        // Dropped, it parks its channels.
+    }
+
+    fn leave_user(&self, user: UserId) {
+        if self.sessions.hub.registry.leave(user, self.opening.session) {
+            self.sessions.metrics.users.dec();
+        }
+    }
+
+    /// Enters the hub under a user, unless it is there already. Answers whether it is there now.
+    fn enter_user(&mut self, user: UserId) -> bool {
+        if self.users.contains(&user) {
+            return true;
+        }
+        let registry = &self.sessions.hub.registry;
+        let outbox = Arc::clone(&self.outbox);
+        let Some(is_new) = registry.join_if_room(user, self.opening.session, outbox) else {
+            return false;
+        };
+        if is_new {
+            self.sessions.metrics.users.inc();
+        }
+        self.users.push(user);
+        true
+    }
+
+    /// Leaves the hub under users who have no channel any more that hears changes.
+    pub(super) fn forget_users(&mut self) {
+        let channels = &self.channels;
+        let has_channel = |user: &UserId| {
+            channels
+                .values()
+                .any(|channel| channel.is_subscribed() && channel.user() == Some(*user))
+        };
+        let (stay, gone): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.users).into_iter().partition(has_channel);
+        self.users = stay;
+        for user in gone {
+            self.acknowledgements.forget(user);
+            self.leave_user(user);
+        }
+    }
+
+    /// Where a channel stands that goes, if it heard anything that could be missed.
+    pub(super) fn position(&self, channel: &Channel) -> Option<Cursor> {
+        channel.position(&self.acknowledgements)
+    }
+
+    /// Whether the client surely knows that this channel is live.
+    pub(super) fn is_proved(&self, channel: &Channel) -> bool {
+        matches!(&channel.subscription, Subscription::Live(place)
+            if place.proof.is_some_and(|proof| self.acknowledgements.is_answered(proof)))
+    }
+
+    /// Begins to look for the places of channels that wait for it, those of one user at a time.
+    fn begin_finding(&mut self) {
+        while self.finding.is_none() {
+            let fresh = |channel: &Channel| matches!(channel.subscription, Subscription::Fresh);
+            let Some(user) = self
+                .channels
+                .values()
+                .find(|channel| fresh(channel))
+                .and_then(Channel::user)
+            else {
+                return;
+            };
+            let numbers: Vec<ChannelNumber> = self
+                .channels
+                .iter()
+                .filter(|(_, channel)| fresh(channel) && channel.user() == Some(user))
+                .map(|(number, _)| *number)
+                .collect();
+            // The hub is entered before the position is read, as the invariants of the hub ask for.
+            let is_here = self.enter_user(user);
+            let position = self.sessions.hub.position.newest().filter(|_| is_here);
+            let Some(position) = position else {
+                let reason = "ConnectionRateLimitReached: this person has as many connections as are allowed";
+                for number in numbers {
+                    self.fail(number, reason);
+                }
+                continue;
+            };
+            let (session, reference) = (self.opening.session, self.reference);
+            let mut seekers = Vec::with_capacity(numbers.len());
+            for number in numbers {
+                let Some(channel) = self.channels.get_mut(&number) else {
+                    continue;
+                };
+                channel.subscription = Subscription::Finding {
+                    begins_after: position.batch,
+                    held: Vec::new(),
+                };
+                if let Some(person) = &channel.person {
+                    let id = ChannelId { session, number };
+                    let joined = channel
+                        .join_reference
+                        .as_ref()
+                        .and_then(|reference| reference.number());
+                    let since = self.awaited.remove(&channel.topic).map(|awaited| awaited.since);
+                    seekers.push(Seeker::new(id, person, joined.or(reference), since));
+                }
+            }
+            self.finding = Some(place(self.sessions, seekers, position).boxed());
+        }
+    }
+
+    fn poll_finding(&mut self, context: &mut Context<'_>) {
+        loop {
+            self.begin_finding();
+            let Some(finding) = &mut self.finding else { return };
+            let Poll::Ready(placed) = finding.as_mut().poll(context) else {
+                return;
+            };
+            self.finding = None;
+            self.settle(placed);
+        }
+    }
+
+    /// Gives channels their places.
+    fn settle(&mut self, placed: Placed) {
+        for (wanted, placed) in placed {
+            match placed {
+                Ok(missed) => self.settle_one(wanted, missed),
+                Err(error) => self.fail_placing(wanted.channel.number, &error),
+            }
+        }
+    }
+
+    fn settle_one(&mut self, wanted: Wanted, missed: Missed) {
+        let number = wanted.channel.number;
+        let Some(Channel {
+            subscription,
+            deferred,
+            ..
+        }) = self.channels.get_mut(&number)
+        else {
+            // The channel has ended meanwhile, and has taken what was parked: it is put back.
+            let parking = &self.sessions.parking;
+            return parking.park(wanted.channel, wanted.key, missed.from, wanted.reference);
+        };
+        let Subscription::Finding { begins_after, held } = subscription else {
+            return;
+        };
+        if let Some(deferred) = deferred.take() {
+            self.outgoing.write(Frame::Text(deferred));
+        }
+        if !missed.frames.is_empty() {
+            self.owed.push_back(Owed::Missed(number, missed.frames, 0));
+        }
+        self.owed.extend(
+            std::mem::take(held)
+                .into_iter()
+                .map(|delivery| Owed::Held(number, delivery)),
+        );
+        self.owed.push_back(Owed::CaughtUp(number));
+        *subscription = Subscription::Live(Place {
+            begins_after: *begins_after,
+            ahead: missed.ahead,
+            from: missed.from,
+            until: missed.until,
+            proof: None,
+            is_proved: false,
+        });
+        if let Some(reason) = missed.lost {
+            let channel = &self.channels[&number];
+            self.outgoing
+                .system(channel, "postgres_changes", "error", discontinuity(reason));
+        }
+    }
+
+    fn fail_placing(&mut self, number: ChannelNumber, error: &PlacingError) {
+        tracing::warn!(%error, "a channel could not be attached; its client is asked to join again");
+        self.fail(
+            number,
+            "UnableToConnectToProject: the database cannot be asked right now; join again",
+        );
+    }
+
+    /// Ends a channel in a way that makes its client join again.
+    pub(super) fn fail(&mut self, number: ChannelNumber, reason: &str) {
+        if let Some(channel) = self.channels.get(&number) {
+            self.outgoing.system(channel, "system", "error", reason);
+            self.outgoing.end(channel, "phx_error");
+        }
+        self.remove(number, Leaving::Fails);
+    }
+
+    /// Takes a delivery of the live stream to the channels of its user.
+    fn deliver(&mut self, delivery: &Arc<Delivery>) -> Result<(), End> {
+        let Some(relation) = self.sessions.hub.relation.load_full() else {
+            return Ok(());
+        };
+        for channel in self.channels.values_mut() {
+            if channel.user() != Some(delivery.user) {
+                continue;
+            }
+            match &mut channel.subscription {
+                Subscription::Finding { begins_after, held } if delivery.batch > *begins_after => {
+                    self.held_bytes += delivery.cost_bytes();
+                    held.push(Arc::clone(delivery));
+                    if self.held_bytes > self.sessions.outbox_bytes {
+                        return Err(End::Closed(CloseCode::Slow));
+                    }
+                }
+                Subscription::Live(place) if delivery.batch > place.begins_after => {}
+                _ => continue,
+            }
+            if let Subscription::Live(place) = &channel.subscription {
+                let changes = delivery.changes.of(&delivery.frame, &relation);
+                self.outgoing
+                    .changes(channel, place, &relation, changes, Some(delivery.committed));
+            }
+            if let Subscription::Live(place) = &mut channel.subscription
+                && delivery.frame.carries_cursor()
+                && place
+                    .ahead
+                    .as_ref()
+                    .is_some_and(|ahead| delivery.snapshot.covers(ahead))
+            {
+                place.ahead = None;
+            }
+        }
+        if delivery.frame.carries_cursor()
+            && let Some(position) = self.sessions.hub.position.newest()
+        {
+            let cursor = Cursor {
+                epoch: position.epoch.clone(),
+                snapshot: Arc::clone(&delivery.snapshot),
+            };
+            self.outgoing.push(Step::Reached(delivery.user, cursor));
+        }
+        self.deliveries_unpinged += 1;
+        Ok(())
+    }
+
+    /// Writes the next part of what is owed to a channel. Answers whether there was any.
+    fn pay(&mut self) -> bool {
+        let Some(owed) = self.owed.pop_front() else {
+            return false;
+        };
+        let relation = self.sessions.hub.relation.load_full();
+        let (number, is_over) = match &owed {
+            Owed::Missed(number, frames, index) => (*number, index + 1 >= frames.len()),
+            Owed::Held(number, delivery) => {
+                self.held_bytes = self.held_bytes.saturating_sub(delivery.cost_bytes());
+                (*number, true)
+            }
+            Owed::CaughtUp(number) => (*number, true),
+        };
+        let (Some(channel), Some(relation)) = (self.channels.get(&number), relation) else {
+            return true;
+        };
+        let Subscription::Live(place) = &channel.subscription else {
+            return true;
+        };
+        match owed {
+            Owed::Missed(_, frames, index) => {
+                if let Some(missed) = frames.get(index) {
+                    let changes = missed.changes.of(&missed.events, &relation);
+                    self.outgoing.changes(channel, place, &relation, changes, None);
+                }
+                if !is_over {
+                    self.owed.push_front(Owed::Missed(number, frames, index + 1));
+                }
+            }
+            Owed::Held(_, delivery) => {
+                let changes = delivery.changes.of(&delivery.frame, &relation);
+                self.outgoing
+                    .changes(channel, place, &relation, changes, Some(delivery.committed));
+            }
+            Owed::CaughtUp(number) => {
+                self.outgoing
+                    .system(channel, "postgres_changes", "ok", "Subscribed to PostgreSQL");
+                self.outgoing.push(Step::CaughtUp(number));
+            }
+        }
+        true
+    }
+
+    /// What is proved by an answer to a ping.
+    fn note_answer(&mut self) {
+        for (user, cursor) in self.acknowledgements.all_acknowledged() {
+            self.standing.acknowledged(*user, cursor.clone());
+        }
+        let session = self.opening.session;
+        for (number, channel) in &mut self.channels {
+            let (Subscription::Live(place), Some(person)) = (&mut channel.subscription, &channel.person)
+            else {
+                continue;
+            };
+            if !place.is_proved
+                && place
+                    .proof
+                    .is_some_and(|proof| self.acknowledgements.is_answered(proof))
+            {
+                place.is_proved = true;
+                let id = ChannelId {
+                    session,
+                    number: *number,
+                };
+                self.sessions
+                    .parking
+                    .live(id, Arc::clone(&person.key), self.reference);
+            }
+        }
+    }
+
+    /// Nothing has happened for a while: then what the client has reaches to where the feed is.
+    fn reach_the_feed(&mut self) {
+        // The settled position is read before the outbox is looked at: then whatever it covers has been taken already.
+        let Some(settled) = self.sessions.hub.position.settled() else {
+            return;
+        };
+        let is_finding = self
+            .channels
+            .values()
+            .any(|channel| matches!(channel.subscription, Subscription::Finding { .. }));
+        let has_written = self.outgoing.len() == 0 && self.owed.is_empty() && !is_finding;
+        if has_written && self.outbox.is_empty() && self.outbox.closed().is_none() {
+            for user in &self.users {
+                self.acknowledgements.reach_at_least(*user, settled.cursor());
+            }
+        }
+    }
+}
+
+impl Dialogue for Phoenix<'_> {
+    type Frame = Frame;
+
+    fn has_room(&self) -> bool {
+        self.outgoing.len() < WAITING_MAX && self.judging.is_none()
+    }
+
+    fn hear(&mut self, inbound: Inbound, rhythm: &mut Rhythm) -> Result<(), CloseCode> {
+        let now = Instant::now();
+        if let Inbound::Pong(bytes) = &inbound
+            && let Some(ping) = answered_ping(bytes)
+            && let Some(events) = self.acknowledgements.answer(ping)
+        {
+            // An answer that was asked for is not counted against the client.
+            rhythm.hear(now);
+            self.sessions.metrics.events_acknowledged.inc_by(events);
+            self.note_answer();
+            return Ok(());
+        }
+        rhythm.count_frame(now)?;
+        let message = match inbound {
+            Inbound::Alive | Inbound::Pong(_) => return Ok(()),
+            Inbound::TooBig => return Err(CloseCode::MessageTooBig),
+            Inbound::Garbage => return Err(CloseCode::ProtocolError),
+            Inbound::Text(text) => Message::read_text(self.opening.serializer, &text),
+            Inbound::Binary(bytes) => Message::read_binary(self.opening.serializer, &bytes),
+        };
+        match message {
+            Ok(message) => self.take(message),
+            Err(error) => {
+                tracing::debug!(%error, "a frame was not understood");
+                rhythm.count_mistake()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_work(&mut self, _rhythm: &mut Rhythm, context: &mut Context<'_>) -> Result<(), End> {
+        self.poll_judging(context);
+        self.poll_alarm(context);
+        self.poll_finding(context);
+        // A drain finds those sessions by itself that are in the hub under a user.
+        if self.users.is_empty() && self.draining.as_mut().poll(context).is_ready() {
+            return Err(End::Closed(CloseCode::GoingAway));
+        }
+        Ok(())
+    }
+
+    fn beat(&mut self) {
+        self.reach_the_feed();
+        let ping = self.acknowledgements.beat();
+        self.outgoing.write(Frame::Ping(ping));
+    }
+
+    fn next_frame(&mut self) -> Result<Option<Written<Frame>>, End> {
+        loop {
+            match self.outgoing.pop() {
+                Some(Step::Write(written)) => {
+                    self.acknowledgements.count(written.events);
+                    return Ok(Some(written));
+                }
+                Some(Step::Reached(user, cursor)) => {
+                    if self.users.contains(&user) {
+                        self.acknowledgements.reach(user, cursor);
+                    }
+                    continue;
+                }
+                Some(Step::CaughtUp(number)) => {
+                    let proof = self.acknowledgements.call();
+                    if let Some(Channel {
+                        subscription: Subscription::Live(place),
+                        ..
+                    }) = self.channels.get_mut(&number)
+                    {
+                        place.proof = Some(proof);
+                    }
+                    continue;
+                }
+                None => {}
+            }
+            if self.pay() {
+                continue;
+            }
+            if self.deliveries_unpinged >= DELIVERIES_PER_PING {
+                self.deliveries_unpinged = 0;
+                if let Some(ping) = self.acknowledgements.ping() {
+                    return Ok(Some(Written::plain(Frame::Ping(ping))));
+                }
+            }
+            // Said before something is taken, so that nobody who finds the outbox empty takes the session for idle.
+            self.standing.busy();
+            match self.outbox.take() {
+                Some(Next::Closed(code)) => return Err(End::Closed(code)),
+                Some(Next::Parcel(Parcel::Events(delivery))) => self.deliver(&delivery)?,
+                Some(Next::Parcel(Parcel::Topic { channel, message })) => self.relay(channel, &message),
+                None => {
+                    self.deliveries_unpinged = 0;
+                    if let Some(ping) = self.acknowledgements.ping() {
+                        return Ok(Some(Written::plain(Frame::Ping(ping))));
+                    }
+                    if self.acknowledgements.is_clear() {
+                        self.standing.idle();
+                    }
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Phoenix<'_> {
+    fn drop(&mut self) {
+        self.leave_hub();
+        for number in self.channels.keys().copied().collect::<Vec<_>>() {
+            self.remove(number, Leaving::Fails);
+        }
+    }
+}
+
+/// What a client is told whose channel cannot be told all that it missed.
+const fn discontinuity(reason: Discontinuity) -> &'static str {
+    match reason {
+        Discontinuity::TooFar => "Changes before this join are too many to be told: load again what is shown",
+        _ => "Changes before this join cannot be told any more: load again what is shown",
+    }
+}

@@ -1,0 +1,202 @@
+//! What waits to be written: messages in order, and between them the notes on how far a client is once they are.
+
+use std::collections::VecDeque;
+
+use tokio::time::Instant;
+
+use super::{
+    Frame,
+    channel::{Channel, Place},
+};
+use crate::{
+    protocol::{
+        cursor::Cursor,
+        phoenix::{
+            change::Change,
+            message::{self, Reference, Serializer, Status, quoted},
+            relation::Relation,
+        },
+    },
+    session::dialogue::Written,
+    types::{ChannelNumber, UserId},
+};
+
+/// What a client joins and leaves is done through this topic's name.
+const POSTGRES_CHANGES: &str = "postgres_changes";
+
+/// One step of what is written.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// A message.
+    Write(Written<Frame>),
+    /// Everything that was delivered to a user up to here has been written.
+    Reached(UserId, Cursor),
+    /// Everything that a channel had missed has been written.
+    CaughtUp(ChannelNumber),
+}
+
+/// What waits to be written in a session.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    serializer: Serializer,
+    steps: VecDeque<Step>,
+}
+
+impl Outgoing {
+    pub(super) const fn new(serializer: Serializer) -> Self {
+        Self {
+            serializer,
+            steps: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Step> {
+        let step = self.steps.pop_front();
+        // What a burst has taken is given back; an idle session should not keep it.
+        if self.steps.is_empty() && self.steps.capacity() > IDLE_CAPACITY {
+            self.steps = VecDeque::new();
+        }
+        step
+    }
+
+    pub(super) fn push(&mut self, step: Step) {
+        self.steps.push_back(step);
+    }
+
+    pub(super) fn write(&mut self, frame: Frame) {
+        self.push(Step::Write(Written::plain(frame)));
+    }
+
+    /// Answers a message of the client.
+    pub(super) fn reply(
+        &mut self,
+        join_reference: Option<&Reference>,
+        reference: Option<&Reference>,
+        topic: &str,
+        status: Status,
+        response: &str,
+    ) {
+        let text = message::encode_reply(
+            self.serializer,
+            join_reference,
+            reference,
+            topic,
+            status,
+            response,
+        );
+        self.write(Frame::Text(text));
+    }
+
+    /// Refuses what a message of the client asks for, and says why.
+    pub(super) fn refuse(
+        &mut self,
+        join_reference: Option<&Reference>,
+        reference: Option<&Reference>,
+        topic: &str,
+        reason: &str,
+    ) {
+        let response = format!(r#"{{"reason":{}}}"#, quoted(reason));
+        self.reply(join_reference, reference, topic, Status::Error, &response);
+    }
+
+    /// Tells a channel something that it has not asked for.
+    pub(super) fn push_message(&mut self, channel: &Channel, event: &str, payload: &str) {
+        let join_reference = channel.join_reference.as_ref();
+        let text = message::encode_push(self.serializer, join_reference, &channel.topic, event, &[payload]);
+        self.write(Frame::Text(text));
+    }
+
+    /// Tells a channel something that concerns everybody on its topic.
+    pub(super) fn say(&mut self, topic: &str, event: &str, payload: &[&str]) {
+        let text = message::encode_push(self.serializer, None, topic, event, payload);
+        self.write(Frame::Text(text));
+    }
+
+    /// A broadcast of bytes. Clients that speak version 1.0.0 have no form for it.
+    pub(super) fn say_bytes(&mut self, topic: &str, event: &str, content: &[u8]) {
+        if self.serializer == Serializer::Arrays
+            && let Some(frame) = message::encode_binary_broadcast(topic, event, content)
+        {
+            self.write(Frame::Binary(frame));
+        }
+    }
+
+    /// Tells how something about a channel stands.
+    pub(super) fn system(&mut self, channel: &Channel, extension: &str, status: &str, message: &str) {
+        let name = channel.topic.strip_prefix(super::joining::TOPIC_PREFIX);
+        let payload = format!(
+            r#"{{"message":{},"status":"{status}","extension":"{extension}","channel":{}}}"#,
+            quoted(message),
+            quoted(name.unwrap_or(&channel.topic)),
+        );
+        self.push_message(channel, "system", &payload);
+    }
+
+    /// Ends a channel; `event` says whether its client is to come back.
+    pub(super) fn end(&mut self, channel: &Channel, event: &str) {
+        let text = message::encode_end(
+            self.serializer,
+            channel.join_reference.as_ref(),
+            &channel.topic,
+            event,
+        );
+        self.write(Frame::Text(text));
+    }
+
+    /// Tells a channel of changes, as far as it hears them and has not seen them yet. `committed` is when the oldest was
+    /// committed, if they are live.
+    pub(super) fn changes(
+        &mut self,
+        channel: &Channel,
+        place: &Place,
+        relation: &Relation,
+        changes: &[Change],
+        committed: Option<Instant>,
+    ) {
+        let is_unseen = |change: &&Change| {
+            place
+                .ahead
+                .as_ref()
+                .is_none_or(|seen| !seen.sees(change.transaction))
+        };
+        for change in changes.iter().filter(is_unseen) {
+            let hears = || {
+                channel
+                    .bindings
+                    .iter()
+                    .filter(|(_, binding)| change.is_for(binding))
+            };
+            // One message for all bindings that want the whole row, and one for each that wants a part of it.
+            let whole: Vec<String> = hears()
+                .filter(|(_, binding)| binding.select.is_none())
+                .map(|(identifier, _)| identifier.to_string())
+                .collect();
+            if !whole.is_empty() {
+                self.change(channel, &whole.join(","), change.data(), committed);
+            }
+            for (identifier, binding) in hears() {
+                if let Some(select) = &binding.select {
+                    let data = change.data_of(relation, select);
+                    self.change(channel, &identifier.to_string(), &data, committed);
+                }
+            }
+        }
+    }
+
+    fn change(&mut self, channel: &Channel, identifiers: &str, data: &str, committed: Option<Instant>) {
+        let payload = [r#"{"ids":["#, identifiers, r#"],"data":"#, data, "}"];
+        let text = message::encode_push(self.serializer, None, &channel.topic, POSTGRES_CHANGES, &payload);
+        self.push(Step::Write(Written {
+            frame: Frame::Text(text),
+            events: 1,
+            committed,
+        }));
+    }
+}
+
+/// An emptied queue gives back its memory if it has room for more than this many steps.
+const IDLE_CAPACITY: usize = 8;

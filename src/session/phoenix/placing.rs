@@ -1,0 +1,187 @@
+//! Finds the places of channels that were joined in the same moment: where they stood when they went, if they were here
+//! before, and what they have missed since.
+//!
+//! Channels that come back to the same position share one question to the log.
+
+use std::sync::Arc;
+
+use super::channel::Person;
+use crate::{
+    hub::Position,
+    metrics::ByOutcome,
+    protocol::{
+        cursor::Cursor,
+        phoenix::change::Changes,
+        server_frame::{Discontinuity, EventsFrame},
+        snapshot::Snapshot,
+    },
+    session::Sessions,
+    store::{
+        parking::{ParkingError, Wanted},
+        replay::{Replay, ReplayError},
+    },
+    types::ChannelId,
+};
+
+/// Why a channel has no place.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum PlacingError {
+    #[error(transparent)]
+    Parking(#[from] ParkingError),
+    #[error("{0}")]
+    Replay(Arc<ReplayError>),
+}
+
+/// What one channel missed.
+#[derive(Debug)]
+pub(super) struct Missed {
+    /// Where its client was.
+    pub(super) from: Cursor,
+    /// Where its client is once it has `frames`.
+    pub(super) until: Cursor,
+    /// What the client has seen already and the feed has not.
+    pub(super) ahead: Option<Arc<Snapshot>>,
+    /// Everything in between.
+    pub(super) frames: Arc<[MissedFrame]>,
+    /// Why what it missed cannot be told, if so.
+    pub(super) lost: Option<Discontinuity>,
+}
+
+/// A part of what was missed, shared by the channels that missed the same.
+#[derive(Debug)]
+pub(super) struct MissedFrame {
+    pub(super) events: EventsFrame,
+    pub(super) changes: Changes,
+}
+
+/// A channel whose place is looked for.
+#[derive(Debug)]
+pub(super) struct Seeker {
+    pub(super) wanted: Wanted,
+    /// Where the feed was when the channel was joined without a person.
+    pub(super) joined_at: Option<Cursor>,
+}
+
+impl Seeker {
+    pub(super) fn new(
+        channel: ChannelId,
+        person: &Person,
+        reference: Option<u64>,
+        joined_at: Option<Cursor>,
+    ) -> Self {
+        Self {
+            wanted: Wanted {
+                channel,
+                key: Arc::clone(&person.key),
+                reference,
+            },
+            joined_at,
+        }
+    }
+}
+
+/// What became of each channel.
+pub(super) type Placed = Vec<(Wanted, Result<Missed, PlacingError>)>;
+
+/// Finds the places of channels of one user, which have entered the hub before `position` was read.
+///
+/// # Cancel safety
+/// Safe: what was parked counts as taken by this session then, and is told again to the next.
+pub(super) async fn place(sessions: &Sessions, seekers: Vec<Seeker>, position: Arc<Position>) -> Placed {
+    let wanted = seekers.iter().map(|seeker| seeker.wanted.clone()).collect();
+    let parked = match sessions.parking.find(wanted).await {
+        Ok(parked) => parked,
+        Err(error) => {
+            let failed = |seeker: Seeker| (seeker.wanted, Err(error.into()));
+            return seekers.into_iter().map(failed).collect();
+        }
+    };
+    let mut replays = Replays {
+        sessions,
+        position: &position,
+        known: Vec::new(),
+    };
+    let mut placed = Vec::with_capacity(seekers.len());
+    for (seeker, parked) in seekers.into_iter().zip(parked) {
+        let missed = replays.missed(&seeker, parked).await;
+        placed.push((seeker.wanted, missed));
+    }
+    placed
+}
+
+/// What was missed since each position that was asked for.
+struct Replays<'a> {
+    sessions: &'a Sessions,
+    position: &'a Arc<Position>,
+    known: Vec<(Cursor, Result<Arc<[MissedFrame]>, Discontinuity>)>,
+}
+
+impl Replays<'_> {
+    async fn missed(&mut self, seeker: &Seeker, parked: Option<Cursor>) -> Result<Missed, PlacingError> {
+        let mut lost = None;
+        // What was parked is older than the join, or nobody knows; then it is tried first.
+        for from in [parked, seeker.joined_at.clone()].into_iter().flatten() {
+            match self.since(seeker, &from).await? {
+                Ok(frames) => {
+                    let is_ahead = !self.position.snapshot.covers(&from.snapshot);
+                    return Ok(Missed {
+                        until: if is_ahead {
+                            from.clone()
+                        } else {
+                            self.position.cursor()
+                        },
+                        ahead: is_ahead.then(|| Arc::clone(&from.snapshot)),
+                        from,
+                        frames,
+                        lost,
+                    });
+                }
+                Err(reason) => lost = Some(reason),
+            }
+        }
+        Ok(Missed {
+            from: self.position.cursor(),
+            until: self.position.cursor(),
+            ahead: None,
+            frames: Arc::default(),
+            lost,
+        })
+    }
+
+    async fn since(
+        &mut self,
+        seeker: &Seeker,
+        from: &Cursor,
+    ) -> Result<Result<Arc<[MissedFrame]>, Discontinuity>, PlacingError> {
+        if let Some((_, known)) = self.known.iter().find(|(cursor, _)| cursor == from) {
+            return Ok(known.clone());
+        }
+        let metrics = &self.sessions.metrics;
+        let count = |outcome| {
+            metrics.replays.get_or_create(&ByOutcome { outcome }).inc();
+        };
+        let user = seeker.wanted.key.user();
+        let replay = self.sessions.replayer.replay(user, from, self.position).await;
+        let outcome = match replay.map_err(|error| {
+            count("failed");
+            PlacingError::Replay(Arc::new(error))
+        })? {
+            Replay::Discontinued(reason) => {
+                count(reason.name());
+                Err(reason)
+            }
+            Replay::Resumed(frames) => {
+                count("resumed");
+                let events: u64 = frames.iter().map(|frame| frame.events() as u64).sum();
+                metrics.events_replayed.inc_by(events);
+                let missed = |events| MissedFrame {
+                    events,
+                    changes: Changes::default(),
+                };
+                Ok(frames.into_iter().map(missed).collect())
+            }
+        };
+        self.known.push((from.clone(), outcome.clone()));
+        Ok(outcome)
+    }
+}
