@@ -8,6 +8,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use deadpool_postgres::Pool;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use self::vital::Vital;
 use crate::{
@@ -17,10 +18,10 @@ use crate::{
     hub::{FeedStatus, Hub},
     metrics::Metrics,
     postgres::{Settings, pool},
-    protocol::topic::TopicRule,
+    protocol::{phoenix::table::RealtimeTable, topic::TopicRule},
     quota::Quota,
     session::{RhythmConfig, Sessions},
-    store::{conversations::Conversations, replay::Replayer},
+    store::{conversations::Conversations, parking::parking, replay::Replayer},
     tasks::Tasks,
 };
 
@@ -62,6 +63,10 @@ pub struct AppConfig {
     pub pool_connections: usize,
     /// How long the log is kept.
     pub log_retention: Duration,
+    /// How long a channel of a client that knows no cursor may be away without missing anything.
+    pub rejoin_window: Duration,
+    /// As whose changes Supabase's clients are told of.
+    pub realtime_table: RealtimeTable,
     /// Heartbeats and limits on what a client sends.
     pub rhythm: RhythmConfig,
     /// How patient the feed is.
@@ -85,6 +90,8 @@ impl AppConfig {
             replay_events: 1000,
             pool_connections: 8,
             log_retention: Duration::from_secs(24 * 3600),
+            rejoin_window: Duration::from_secs(120),
+            realtime_table: RealtimeTable::default(),
             rhythm: RhythmConfig::default(),
             feed: FeedConfig::default(),
         }
@@ -133,8 +140,17 @@ impl App {
         let hub = Arc::new(Hub::with_metrics(config.sessions_per_user, Arc::clone(&metrics)));
         let feed = FeedStatus::new(Arc::clone(&metrics));
         let draining = CancellationToken::new();
+        let (parking, attendant) = parking(
+            pool.clone(),
+            Arc::clone(&hub),
+            Arc::clone(&metrics),
+            config.rejoin_window,
+            Uuid::new_v4(),
+        );
         let sessions = Arc::new(Sessions {
             hub: Arc::clone(&hub),
+            parking,
+            topic_rule: Arc::new(config.topics.clone()),
             replayer: Replayer::new(pool.clone(), config.replay_events, REPLAY_DEADLINE),
             verifier: Arc::clone(&verifier),
             metrics: Arc::clone(&metrics),
@@ -154,8 +170,6 @@ impl App {
             conversations: Conversations::new(pool.clone(), config.role.as_deref(), CALL_DEADLINE),
             quota: Arc::new(Quota::new(config.user_requests_per_second)),
             origins: Arc::new(config.origins.clone()),
-            topics: Arc::clone(&hub.topics),
-            topic_rule: Arc::new(config.topics.clone()),
             probe: Arc::default(),
         };
         let acceptor = Acceptor {
@@ -178,6 +192,8 @@ impl App {
             refused,
         };
         app.start_vital("acceptor", &app.draining, &refuse, acceptor.run());
+        // It ends when nobody is left who could park anything, which is after the last session.
+        app.start_vital("parking attendant", &app.draining, &refuse, attendant.run());
         app.start_feed(&config, pool, &refuse);
         Ok(app)
     }
@@ -191,6 +207,7 @@ impl App {
             Arc::clone(&self.hub),
             self.feed.clone(),
             metrics(),
+            config.realtime_table.clone(),
         );
         let stopping = self.tasks.stopping();
         let vital = self.vital("feed", &stopping, refuse);

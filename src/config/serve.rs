@@ -15,7 +15,10 @@ use crate::{
     edge::AllowedOrigins,
     feed::FeedConfig,
     postgres::Settings,
-    protocol::topic::{TOPIC_RULE_DEFAULT, TopicRule},
+    protocol::{
+        phoenix::table::RealtimeTable,
+        topic::{TOPIC_RULE_DEFAULT, TopicRule},
+    },
     session::RhythmConfig,
     telemetry::{LogConfig, LogFormat},
 };
@@ -131,6 +134,22 @@ pub struct ServeFlags {
         value_name = "DURATION"
     )]
     log_retention: String,
+    /// How long a channel of a Supabase client may be away without missing anything.
+    #[arg(
+        long,
+        env = "HERALD_REJOIN_WINDOW",
+        default_value = "2m",
+        value_name = "DURATION"
+    )]
+    rejoin_window: String,
+    /// The table by whose name Supabase clients subscribe to messages, with its schema.
+    #[arg(
+        long,
+        env = "HERALD_REALTIME_TABLE",
+        default_value = "public.messages",
+        value_name = "SCHEMA.TABLE"
+    )]
+    realtime_table: String,
     /// How long a shutdown may take.
     #[arg(
         long,
@@ -253,6 +272,11 @@ impl ServeFlags {
         );
         let heartbeat = check_duration("HERALD_HEARTBEAT", &self.heartbeat, "25s", mistakes);
         let log_retention = check_duration("HERALD_LOG_RETENTION", &self.log_retention, "24h", mistakes);
+        let rejoin_window = check_duration("HERALD_REJOIN_WINDOW", &self.rejoin_window, "2m", mistakes);
+        let realtime_table = mistakes.check(
+            "HERALD_REALTIME_TABLE",
+            RealtimeTable::parse(if_set(&self.realtime_table, "public.messages")),
+        );
         let shutdown_grace = check_duration("HERALD_SHUTDOWN_GRACE", &self.shutdown_grace, "10s", mistakes);
         let log = self.log.check(mistakes);
         let (pool_settings, feed_settings) = database?;
@@ -272,6 +296,8 @@ impl ServeFlags {
                 replay_events: replay_events?,
                 pool_connections: pool_connections? as usize,
                 log_retention: log_retention?,
+                rejoin_window: rejoin_window?,
+                realtime_table: realtime_table?,
                 rhythm: RhythmConfig {
                     heartbeat: heartbeat?,
                     ..RhythmConfig::default()

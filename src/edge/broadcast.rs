@@ -25,8 +25,11 @@ use super::{
 };
 use crate::{
     auth::find_api_token,
-    hub::topics::{BroadcastPayload, TopicMessage},
-    protocol::topic::{TOPIC_NAME_BYTES_MAX, TopicKey},
+    hub::topics::TopicMessage,
+    protocol::{
+        phoenix::message::Content,
+        topic::{TOPIC_NAME_BYTES_MAX, TopicKey},
+    },
     types::UserId,
 };
 
@@ -85,7 +88,7 @@ async fn batch(State(edge): State<Edge>, uri: Uri, headers: HeaderMap, body: Bod
         // A batch costs as much as its messages one by one; the call itself was the first of them.
         take(&edge, caller, messages.len() - 1)?;
         let allow = |message: Message| {
-            let payload = BroadcastPayload::Json(message.payload);
+            let payload = Content::Json(message.payload);
             let private = message.private.unwrap_or_default();
             allowed(&edge, caller, &message.topic, private, message.event, payload)
         };
@@ -117,10 +120,10 @@ async fn single(
         };
         let bytes = collect(body).await?.ok_or(Problem::bad_payload())?;
         let payload = if is_binary {
-            BroadcastPayload::Binary(bytes)
+            Content::Binary(bytes)
         } else {
             let json = serde_json::from_slice(&bytes).map_err(|_| Problem::bad_payload())?;
-            BroadcastPayload::Json(json)
+            Content::Json(json)
         };
         let private = parameters.private.as_deref() == Some("true");
         say(&edge, &allowed(&edge, caller, &topic, private, event, payload)?)
@@ -159,24 +162,31 @@ fn allowed(
     topic: &str,
     private: bool,
     event: String,
-    payload: BroadcastPayload,
+    payload: Content,
 ) -> Result<Allowed, Problem> {
     let is_named = |name: &str, bytes_max| (1..=bytes_max).contains(&name.len());
     if !is_named(topic, TOPIC_NAME_BYTES_MAX) || !is_named(&event, EVENT_BYTES_MAX) {
         return Err(Problem::bad_topic());
     }
-    let Some(key) = edge.topic_rule.resolve(topic, private, caller) else {
+    let Some(key) = edge.sessions.topic_rule.resolve(topic, private, caller) else {
         edge.metrics.refuse_topic("rule");
         return Err(Problem::topic_not_allowed());
     };
     let event = event.into();
-    let message = Arc::new(TopicMessage::Broadcast { event, payload });
+    let message = Arc::new(TopicMessage::Broadcast {
+        event,
+        content: payload,
+    });
     Ok(Allowed { key, message })
 }
 
 /// Says a message to all members. Of a batch, those before one that is too many have been said.
 fn say(edge: &Edge, allowed: &Allowed) -> Result<(), Problem> {
-    let said = edge.topics.broadcast(&allowed.key, None, false, &allowed.message);
+    let said = edge
+        .sessions
+        .hub
+        .topics
+        .broadcast(&allowed.key, None, false, &allowed.message);
     said.map(|_heard| ())
         .map_err(|_too_many| Problem::too_many_messages())
 }

@@ -33,11 +33,20 @@ pub(super) async fn identify(
     query: Option<&str>,
 ) -> Result<Identity, Problem> {
     let identity = authenticate(edge, find_token(headers, query)).await?;
+    check_origin(edge, headers)?;
+    Ok(identity)
+}
+
+/// Whether the page that asks may have a session.
+///
+/// # Errors
+/// `403`.
+pub(super) fn check_origin(edge: &Edge, headers: &HeaderMap) -> Result<(), Problem> {
     if !edge.origins.allow(headers) {
         edge.metrics.refuse("origin");
         return Err(Problem::origin_not_allowed());
     }
-    Ok(identity)
+    Ok(())
 }
 
 /// Whether the gateway takes sessions at this moment.

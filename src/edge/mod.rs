@@ -16,10 +16,12 @@ mod events;
 pub mod health;
 mod identified;
 pub mod origin;
+mod phoenix;
 mod problem;
 mod rest;
 mod socket;
 mod stream;
+mod websocket;
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,15 +39,8 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use self::identified::{REQUEST_ID, identified};
 pub use self::{connection::ConnectionId, origin::AllowedOrigins, problem::Problem};
 use crate::{
-    auth::Verifier,
-    hub::{FeedStatus, Topics},
-    metrics::Metrics,
-    protocol::topic::TopicRule,
-    quota::Quota,
-    session::Sessions,
-    store::conversations::Conversations,
-    tasks::Tasks,
-    types::UserId,
+    auth::Verifier, hub::FeedStatus, metrics::Metrics, quota::Quota, session::Sessions,
+    store::conversations::Conversations, tasks::Tasks, types::UserId,
 };
 
 /// How long a browser may remember what a preflight was answered.
@@ -74,10 +69,6 @@ pub struct Edge {
     pub quota: Arc<Quota<UserId>>,
     /// Whose pages may open a session.
     pub origins: Arc<AllowedOrigins>,
-    /// Who has joined which topic.
-    pub topics: Arc<Topics>,
-    /// Which topics a person may join, and speak on.
-    pub topic_rule: Arc<TopicRule>,
     /// What the pool answered last.
     pub probe: Arc<health::Probe>,
 }
@@ -89,6 +80,8 @@ pub fn router(edge: Edge) -> Router {
         .merge(broadcast::routes())
         .route("/v1/socket", get(socket::open))
         .route("/v1/events", get(events::open))
+        .route("/realtime/v1/websocket", get(phoenix::open))
+        .route("/socket/websocket", get(phoenix::open))
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))

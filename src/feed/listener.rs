@@ -21,10 +21,21 @@ use crate::{
     metrics::{Metrics, observe},
     migrate::SCHEMA_VERSION,
     postgres::{Failure, Settings, is_of_data},
-    protocol::{close::CloseCode, cursor::Epoch, snapshot::Snapshot},
+    protocol::{
+        close::CloseCode,
+        cursor::Epoch,
+        phoenix::{
+            relation::{Column, Relation},
+            table::RealtimeTable,
+        },
+        snapshot::Snapshot,
+    },
     store::log::{PLAN_SETTINGS, Pruned, ViewAccess, life},
     types::BatchNumber,
 };
+
+/// The columns of the view are asked for again after this time, so that one that was added to it is soon known by its type.
+const COLUMNS_AGE_MAX: Duration = Duration::from_secs(60);
 
 /// How patient the feed is.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +92,8 @@ pub struct Feed {
     metrics: Arc<Metrics>,
     progress: Option<Progress>,
     backoff: Backoff,
+    /// As whose changes Supabase's clients are told of.
+    table: RealtimeTable,
     /// How the next connection asks the view.
     access: ViewAccess,
 }
@@ -119,9 +132,11 @@ impl Feed {
         hub: Arc<Hub>,
         status: FeedStatus,
         metrics: Arc<Metrics>,
+        table: RealtimeTable,
     ) -> Self {
         Self {
             settings,
+            table,
             config,
             fanout: Fanout::new(Arc::clone(&hub), Arc::clone(&metrics)),
             hub,
@@ -215,6 +230,8 @@ impl Feed {
             self.config.deadline,
         )
         .await?;
+        // The columns are known before sessions are let in, which is once there is a position.
+        let mut described = self.describe(&mut link).await?;
         self.take_up(&greeting);
         let mut patience = self.config.deadline * FIRST_READ_DEADLINES;
         loop {
@@ -224,6 +241,9 @@ impl Feed {
                 self.status.enter(FeedState::Listening);
                 self.backoff.reset();
                 tracing::info!(database = %self.settings.describe(), "the feed listens");
+            }
+            if described.elapsed() > COLUMNS_AGE_MAX {
+                described = self.describe(&mut link).await?;
             }
             link.ring(Instant::now() + self.config.idle_tick).await?;
         }
@@ -245,6 +265,29 @@ impl Feed {
         let greeting = Greeting::read(&row)?;
         self.warn(&row)?;
         Ok(greeting)
+    }
+
+    /// Learns which columns the rows of the view have, and answers when.
+    async fn describe(&self, link: &mut Link) -> Result<Instant, FeedError> {
+        let (client, wire) = link.split();
+        let rows = wire
+            .drive(self.config.deadline, client.query(COLUMNS, &[]))
+            .await?;
+        let column = |row: &Row| {
+            let text = |index| row.try_get::<_, &str>(index).map_err(|_| FeedError::Bookkeeping);
+            Ok(Column {
+                name: text(0)?.into(),
+                kind: text(1)?.into(),
+            })
+        };
+        let columns = rows.iter().map(column).collect::<Result<Vec<_>, FeedError>>()?;
+        let RealtimeTable { schema, table } = &self.table;
+        let relation = Relation::new(schema.as_str(), table.as_str(), columns);
+        // What was made with the columns that are still the same need not be made again.
+        if self.hub.relation.load().as_deref() != Some(&relation) {
+            self.hub.relation.store(Some(Arc::new(relation)));
+        }
+        Ok(Instant::now())
     }
 
     /// Tells the operator what would keep changes from being delivered although everything seems to run.
@@ -406,6 +449,12 @@ impl Progress {
         }
     }
 }
+
+/// The columns of the view in order, each with the name of its type.
+const COLUMNS: &str = "select attname::text, typname::text \
+     from pg_catalog.pg_attribute join pg_catalog.pg_type on pg_type.oid = atttypid \
+     where attrelid = 'public.messages_realtime_view'::pg_catalog.regclass and attnum > 0 and not attisdropped \
+     order by attnum";
 
 /// What a new connection has to know before it reads.
 const GREETING: &str = "select herald.epoch() as epoch, state.schema_version, state.pruned_before::text, state.pruned_life, \

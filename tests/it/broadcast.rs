@@ -9,9 +9,12 @@ use herald::{
     hub::{
         Outbox, Parcel,
         outbox::Next,
-        topics::{BroadcastPayload, Member, TopicMessage},
+        topics::{Member, TopicMessage},
     },
-    protocol::topic::{TOPIC_NAME_BYTES_MAX, TopicKey, TopicRule},
+    protocol::{
+        phoenix::message::Content,
+        topic::{TOPIC_NAME_BYTES_MAX, TopicKey, TopicRule},
+    },
     types::{ChannelId, ChannelNumber, SessionId, UserId},
 };
 use jsonwebtoken::{EncodingKey, Header, encode};
@@ -106,12 +109,12 @@ fn said(outbox: &Outbox) -> Vec<(String, Value)> {
         let Parcel::Topic { message, .. } = parcel else {
             panic!("an event of the log")
         };
-        let TopicMessage::Broadcast { event, payload } = &*message else {
+        let TopicMessage::Broadcast { event, content } = &*message else {
             panic!("presence")
         };
-        let payload = match payload {
-            BroadcastPayload::Json(json) => serde_json::from_str(json.get()).unwrap(),
-            BroadcastPayload::Binary(bytes) => json!(bytes.to_vec()),
+        let payload = match content {
+            Content::Json(json) => serde_json::from_str(json.get()).unwrap(),
+            Content::Binary(bytes) => json!(bytes.to_vec()),
         };
         said.push((event.to_string(), payload));
     }

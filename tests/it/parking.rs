@@ -10,12 +10,13 @@ use herald::{
     postgres::{Settings, pool},
     protocol::{
         cursor::{Cursor, Epoch},
+        phoenix::change::Changes,
         server_frame::EventsFrameBuilder,
         snapshot::Snapshot,
     },
-    store::parking::{ChannelId, Key, Parking, ParkingError, Standing, Wanted, parking},
+    store::parking::{Key, Parking, ParkingError, Standing, Wanted, parking},
     tasks::Tasks,
-    types::{BatchNumber, SessionId, UserId},
+    types::{BatchNumber, ChannelId, ChannelNumber, SessionId, UserId},
 };
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -46,10 +47,12 @@ fn cursor(number: u64) -> Cursor {
 
 fn delivery(number: u64) -> Arc<Delivery> {
     Arc::new(Delivery {
+        user: UserId(Uuid::nil()),
         batch: BatchNumber(number),
         snapshot: position(number).snapshot,
         frame: EventsFrameBuilder::new().finish(None),
         committed: Instant::now(),
+        changes: Changes::default(),
     })
 }
 
@@ -150,7 +153,7 @@ fn wanted(channel: ChannelId, key: &Arc<Key>, reference: u64) -> Wanted {
 fn channel() -> ChannelId {
     ChannelId {
         session: SessionId::random(),
-        number: 0,
+        number: ChannelNumber(0),
     }
 }
 

@@ -146,23 +146,27 @@ async fn bindings_hear_what_they_name(package: Package) {
     channel.subscribed().await;
     channel.live().await;
 
+    let mut heard = Vec::new();
+    let mut hear = async |bindings| {
+        for _ in 0..bindings {
+            let event = channel.next("change").await;
+            let kind = event["payload"]["eventType"].as_str().unwrap().to_owned();
+            heard.push((kind, event["binding"].as_u64().unwrap()));
+        }
+    };
+    // A message is read when its change is told, so that each change is waited for before the next one is made.
     let id = scene.write(alice, bob, "hello").await;
+    hear(3).await;
     scene
         .execute(&format!("update messages set is_read = true where id = '{id}'"))
         .await;
+    hear(2).await;
     scene
         .execute(&format!("delete from messages where id = '{id}'"))
         .await;
+    hear(2).await;
     scene.write(bob, alice, "goodbye").await;
-    let mut heard = Vec::new();
-    for _ in 0..9 {
-        let event = channel.next("change").await;
-        let binding = event["binding"].as_u64().unwrap();
-        heard.push((
-            event["payload"]["eventType"].as_str().unwrap().to_owned(),
-            binding,
-        ));
-    }
+    hear(2).await;
     // One change comes to all bindings that it concerns before the next one comes to any.
     for of_one_change in heard.chunk_by_mut(|one, other| one.0 == other.0) {
         of_one_change.sort();
