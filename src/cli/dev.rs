@@ -33,7 +33,7 @@ use crate::{
         demo,
         people::PEOPLE,
     },
-    edge::acceptor,
+    edge::{AllowedOrigins, acceptor},
     migrate::{self, MigrateError},
     postgres::{Settings, SettingsError},
     telemetry,
@@ -268,7 +268,12 @@ impl Demo {
             secret: Some(Secret::new(self.jwt_secret()?)?),
             ..AuthConfig::default()
         };
-        let config = AppConfig::with_defaults(Settings::parse(&self.cluster.url(demo::DATABASE))?, auth);
+        let database = Settings::parse(&self.cluster.url(demo::DATABASE))?;
+        let config = AppConfig {
+            // A page in the making is served from a port of its own.
+            origins: AllowedOrigins::Any,
+            ..AppConfig::with_defaults(database, auth)
+        };
         Ok(Gateway {
             listener,
             config,
@@ -308,6 +313,7 @@ impl Demo {
         let log = self.cluster.log_file();
         let chatter = chatter.pid().unwrap_or_default();
         let (url, database, port) = (self.url(), demo::DATABASE, self.cluster.port());
+        let socket = url.replacen("http", "ws", 1);
         let (tail, psql) = (self.tail(alice.id()), self.psql(alice.id(), bob.id()));
         let (send, token) = (self.send(alice.id(), bob.id()), self.token(alice.id()));
         let last = PEOPLE[PEOPLE.len() - 1];
@@ -332,6 +338,11 @@ Try in another terminal
     {token}
     curl -H \"Authorization: Bearer $TOKEN\" \"{url}/v1/conversations?limit=5\"
     curl -H \"Authorization: Bearer $TOKEN\" \"{url}/v1/conversations/{}__general/messages?limit=5\"
+
+  Connect a page of hers, in any of three ways ($TOKEN as above):
+    createClient(\"{url}\", \"sb_publishable_demo\", {{ accessToken: async () => TOKEN }})   supabase-js, as it is
+    new RealtimeClient(\"{socket}/realtime/v1\", {{ params: {{ apikey: TOKEN }} }})         realtime-js alone
+    new WebSocket(\"{socket}/v1/socket\", [\"herald.v1\", `bearer.${{TOKEN}}`])             the native protocol
 
   Look at the gateway:
     curl {url}/healthz
