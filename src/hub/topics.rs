@@ -69,7 +69,7 @@ pub struct TopicLimits {
     pub members: usize,
     /// Broadcasts and changes of presence a second, all members together; as many may come at once.
     pub messages_per_second: u32,
-    /// Tracks and untracks a second of one channel, of which those of [`PRESENCE_BURST`] may come at once.
+    /// Tracks and untracks a second of one channel, of which those of half a minute may come at once.
     pub presence_calls_per_second: u32,
 }
 

@@ -18,6 +18,8 @@ pub const BINDINGS_MAX: usize = 100;
 pub struct Join {
     /// How broadcasts are handled.
     pub broadcast: BroadcastOptions,
+    /// What is asked of broadcasts from the database.
+    pub database: DatabaseOptions,
     /// What presence is asked for.
     pub presence: PresenceOptions,
     /// What changes are asked for, each as the client wrote it.
@@ -37,10 +39,15 @@ pub struct BroadcastOptions {
     pub acknowledges: bool,
     /// Whether the sender hears its own.
     pub hears_itself: bool,
-    /// Whether past ones are asked for.
-    pub replays: bool,
-    /// Whether a message is to tell that broadcasts from the database are heard.
-    pub tells_readiness: bool,
+}
+
+/// What is asked of broadcasts that Supabase's database sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DatabaseOptions {
+    /// Whether past ones are to be told.
+    pub replay: bool,
+    /// Whether a message is to tell that they are heard.
+    pub replication_ready: bool,
 }
 
 /// What presence of a channel is asked for.
@@ -65,8 +72,10 @@ impl Join {
             broadcast: BroadcastOptions {
                 acknowledges: boolean(broadcast.ack).unwrap_or(false),
                 hears_itself: boolean(broadcast.itself).unwrap_or(false),
-                replays: broadcast.replay.is_some_and(|replay| replay.get() != "null"),
-                tells_readiness: boolean(broadcast.replication_ready).unwrap_or(false),
+            },
+            database: DatabaseOptions {
+                replay: broadcast.replay.is_some_and(|replay| replay.get() != "null"),
+                replication_ready: boolean(broadcast.replication_ready).unwrap_or(false),
             },
             presence: PresenceOptions {
                 key: presence.key.map(text).unwrap_or_default(),

@@ -327,7 +327,7 @@ fn encode(
             quoted(event)
         ),
     };
-    payload.iter().for_each(|part| text.push_str(part));
+    text.extend(payload.iter().copied());
     text.push(match serializer {
         Serializer::Objects => '}',
         Serializer::Arrays => ']',

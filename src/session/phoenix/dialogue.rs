@@ -24,7 +24,12 @@ use super::{
 };
 use crate::{
     hub::{Delivery, Outbox, Parcel, outbox::Next},
-    protocol::{close::CloseCode, cursor::Cursor, phoenix::message::Message, server_frame::Discontinuity},
+    protocol::{
+        close::CloseCode,
+        cursor::Cursor,
+        phoenix::message::{Message, Reference},
+        server_frame::Discontinuity,
+    },
     session::{
         End, Farewell, Inbound, Sessions,
         dialogue::{Dialogue, Written},
@@ -238,10 +243,7 @@ impl<'a> Phoenix<'a> {
                 };
                 if let Some(person) = &channel.person {
                     let id = ChannelId { session, number };
-                    let joined = channel
-                        .join_reference
-                        .as_ref()
-                        .and_then(|reference| reference.number());
+                    let joined = channel.join_reference.as_ref().and_then(Reference::number);
                     let since = self.awaited.remove(&channel.topic).map(|awaited| awaited.since);
                     seekers.push(Seeker::new(id, person, joined.or(reference), since));
                 }

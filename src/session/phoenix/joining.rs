@@ -27,6 +27,7 @@ use crate::{
             join::{self, BINDINGS_MAX, Binding, BindingError, Join},
             message::{Message, Payload, Reference, Status, encode_reply},
         },
+        topic::TopicKey,
     },
     session::dialogue::expiry,
     store::parking::Key,
@@ -89,7 +90,7 @@ pub(super) struct Judging<'a> {
     judged: BoxFuture<'a, Judged>,
 }
 
-impl<'a> Phoenix<'a> {
+impl Phoenix<'_> {
     /// Takes in a message.
     pub(super) fn take(&mut self, message: Message) {
         let number = message.reference.as_ref().and_then(Reference::number);
@@ -97,30 +98,30 @@ impl<'a> Phoenix<'a> {
         match (&*message.topic, &*message.event) {
             (SOCKET_TOPIC, "heartbeat") => self.reply(&message, Status::Ok, "{}"),
             (_, "phx_join") => self.join(message),
-            _ => self.take_for_channel(message),
+            _ => self.take_for_channel(&message),
         }
     }
 
-    fn take_for_channel(&mut self, message: Message) {
+    fn take_for_channel(&mut self, message: &Message) {
         let number = self.by_topic.get(&message.topic).copied().filter(|number| {
             // What was meant for an earlier join of the topic is not taken for this one's.
             let current = self.channels.get(number).map(|channel| &channel.join_reference);
             message.join_reference.is_none() || current == Some(&message.join_reference)
         });
         match (&*message.event, number) {
-            ("phx_leave", None) => self.reply(&message, Status::Ok, "{}"),
+            ("phx_leave", None) => self.reply(message, Status::Ok, "{}"),
             ("phx_leave", Some(number)) => {
-                self.reply(&message, Status::Ok, "{}");
+                self.reply(message, Status::Ok, "{}");
                 if let Some(channel) = self.channels.get(&number) {
                     self.outgoing.end(channel, "phx_close");
                 }
                 self.remove(number, Leaving::Left);
             }
-            (_, None) => self.refuse(&message, "unmatched topic"),
-            ("access_token", Some(number)) => self.refresh(number, &message),
+            (_, None) => self.refuse(message, "unmatched topic"),
+            ("access_token", Some(number)) => self.refresh(number, message),
             ("broadcast", Some(number)) => self.broadcast(number, message),
-            ("presence", Some(number)) => self.be_present(number, &message),
-            (_, Some(_)) => self.refuse(&message, "unknown event"),
+            ("presence", Some(number)) => self.be_present(number, message),
+            (_, Some(_)) => self.refuse(message, "unknown event"),
         }
     }
 
@@ -232,7 +233,7 @@ impl<'a> Phoenix<'a> {
             Purpose::Join(join) => {
                 let (message, join) = *join;
                 match judged {
-                    Ok(identity) => self.admit(&message, join, token, identity),
+                    Ok(identity) => self.admit(&message, &join, token, identity),
                     Err(error) => self.refuse(&message, &refusal(error)),
                 }
             }
@@ -244,7 +245,7 @@ impl<'a> Phoenix<'a> {
     }
 
     /// Makes a channel of a join, if all that is asked for can be had.
-    fn admit(&mut self, message: &Message, join: Join, token: TokenPrint, identity: Option<Identity>) {
+    fn admit(&mut self, message: &Message, join: &Join, token: TokenPrint, identity: Option<Identity>) {
         let bindings = match self.read_bindings(&join.bindings) {
             Ok(Some(bindings)) => bindings,
             Ok(None) => {
@@ -254,7 +255,7 @@ impl<'a> Phoenix<'a> {
             }
             Err(error) => return self.refuse(message, &error.to_string()),
         };
-        if join.broadcast.replays {
+        if join.database.replay {
             let reason = "UnableToReplayMessages: broadcasts are not kept here; join without `replay`";
             return self.refuse(message, reason);
         }
@@ -268,42 +269,26 @@ impl<'a> Phoenix<'a> {
         if person.is_some() && key.is_none() && needs_topic {
             return self.refuse(message, UNAUTHORIZED);
         }
-        self.last_channel.0 += 1;
-        let number = self.last_channel;
-        let identifiers: Vec<u64> = bindings.iter().map(|(identifier, _)| *identifier).collect();
-        let response = join::encode_bindings(&join.bindings, &identifiers);
-        let is_subscribed = person.is_some() && !bindings.is_empty();
         let asked_again_at = match &person {
             Some(_) => None,
             None => self.await_person(&message.topic, join.token.is_none()),
         };
-        let mut channel = Channel {
-            topic: message.topic.clone(),
-            join_reference: message
-                .join_reference
-                .clone()
-                .or_else(|| message.reference.clone()),
-            bindings: bindings.into(),
-            broadcast: join.broadcast,
-            is_private: join.private,
-            presence_key: presence_key(join.presence.key),
-            presence: if join.presence.enabled == Some(false) {
-                Presence::Unheard
-            } else {
-                Presence::Heard
-            },
-            token,
+        let channel = Channel {
             asked_again_at,
-            person,
-            subscription: if is_subscribed {
-                Subscription::Fresh
-            } else {
-                Subscription::Silent
-            },
-            key: None,
-            deferred: None,
+            ..channel(message, join, bindings, token, person)
         };
-        if join.wait && is_subscribed {
+        self.begin(message, join, channel, key);
+    }
+
+    /// Answers a join, and begins its channel.
+    fn begin(&mut self, message: &Message, join: &Join, mut channel: Channel, key: Option<TopicKey>) {
+        let identifiers: Vec<u64> = channel
+            .bindings
+            .iter()
+            .map(|(identifier, _)| *identifier)
+            .collect();
+        let response = join::encode_bindings(&join.bindings, &identifiers);
+        if join.wait && channel.is_subscribed() {
             let (join_reference, reference) = (channel.join_reference.as_ref(), message.reference.as_ref());
             channel.deferred = Some(encode_reply(
                 self.opening.serializer,
@@ -316,10 +301,12 @@ impl<'a> Phoenix<'a> {
         } else {
             self.reply(message, Status::Ok, &response);
         }
-        if join.broadcast.tells_readiness {
+        if join.database.replication_ready {
             self.outgoing
                 .system(&channel, "system", "ok", "Replication connection established");
         }
+        self.last_channel.0 += 1;
+        let number = self.last_channel;
         self.by_topic.insert(channel.topic.clone(), number);
         self.channels.insert(number, channel);
         if let Some(key) = key {
@@ -574,8 +561,43 @@ fn claim_of_session(identity: &Identity) -> Option<String> {
     serde_json::from_str::<Claims>(&identity.claims).ok()?.session_id
 }
 
+/// The channel that a join asks for.
+fn channel(
+    message: &Message,
+    join: &Join,
+    bindings: Vec<(u64, Binding)>,
+    token: TokenPrint,
+    person: Option<Person>,
+) -> Channel {
+    let is_subscribed = person.is_some() && !bindings.is_empty();
+    let join_reference = message.join_reference.as_ref().or(message.reference.as_ref());
+    Channel {
+        topic: message.topic.clone(),
+        join_reference: join_reference.cloned(),
+        bindings: bindings.into(),
+        broadcast: join.broadcast,
+        is_private: join.private,
+        presence_key: presence_key(&join.presence.key),
+        presence: if join.presence.enabled == Some(false) {
+            Presence::Unheard
+        } else {
+            Presence::Heard
+        },
+        token,
+        asked_again_at: None,
+        person,
+        subscription: if is_subscribed {
+            Subscription::Fresh
+        } else {
+            Subscription::Silent
+        },
+        key: None,
+        deferred: None,
+    }
+}
+
 /// The key that a client has chosen to be present under, or one that nobody else has.
-fn presence_key(chosen: String) -> Box<str> {
+fn presence_key(chosen: &str) -> Box<str> {
     if chosen.is_empty() || chosen.len() > PRESENCE_KEY_BYTES_MAX {
         Uuid::new_v4().to_string().into()
     } else {

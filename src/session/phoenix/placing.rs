@@ -109,11 +109,14 @@ pub(super) async fn place(sessions: &Sessions, seekers: Vec<Seeker>, position: A
     placed
 }
 
+/// What was missed since one position, or why that cannot be told.
+type Replayed = Result<Arc<[MissedFrame]>, Discontinuity>;
+
 /// What was missed since each position that was asked for.
 struct Replays<'a> {
     sessions: &'a Sessions,
     position: &'a Arc<Position>,
-    known: Vec<(Cursor, Result<Arc<[MissedFrame]>, Discontinuity>)>,
+    known: Vec<(Cursor, Replayed)>,
 }
 
 impl Replays<'_> {
@@ -148,11 +151,7 @@ impl Replays<'_> {
         })
     }
 
-    async fn since(
-        &mut self,
-        seeker: &Seeker,
-        from: &Cursor,
-    ) -> Result<Result<Arc<[MissedFrame]>, Discontinuity>, PlacingError> {
+    async fn since(&mut self, seeker: &Seeker, from: &Cursor) -> Result<Replayed, PlacingError> {
         if let Some((_, known)) = self.known.iter().find(|(cursor, _)| cursor == from) {
             return Ok(known.clone());
         }

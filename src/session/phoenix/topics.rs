@@ -71,17 +71,17 @@ impl Phoenix<'_> {
     }
 
     /// Hands a client's broadcast to the others on the topic.
-    pub(super) fn broadcast(&mut self, number: ChannelNumber, message: Message) {
+    pub(super) fn broadcast(&mut self, number: ChannelNumber, message: &Message) {
         let Some(channel) = self.channels.get(&number) else {
             return;
         };
         let (options, key) = (channel.broadcast, channel.key.clone());
         let Some(key) = key else {
-            return self.refuse(&message, NOT_ON_TOPIC);
+            return self.refuse(message, NOT_ON_TOPIC);
         };
         let Some((event, content)) = read_broadcast(&message.payload) else {
             return self.refuse(
-                &message,
+                message,
                 "a broadcast has to be an object with `event` and `payload`",
             );
         };
@@ -93,9 +93,9 @@ impl Phoenix<'_> {
             .topics
             .broadcast(&key, Some(id), options.hears_itself, &said)
         {
-            Ok(_) if options.acknowledges => self.reply(&message, Status::Ok, "{}"),
+            Ok(_) if options.acknowledges => self.reply(message, Status::Ok, "{}"),
             Ok(_) => {}
-            Err(error) => self.refuse(&message, &error.to_string()),
+            Err(error) => self.refuse(message, &error.to_string()),
         }
     }
 
