@@ -143,11 +143,13 @@ impl<'a> Phoenix<'a> {
             let events = self.acknowledgements.answer_all();
             self.sessions.metrics.events_acknowledged.inc_by(events);
         }
-        if let Some(finding) = self.finding.take()
-            && let Ok(placed) = timeout(PLACING_DEADLINE, finding).await
-        {
+        if let Some(finding) = self.finding.take() {
+            let placed = tokio::select! {
+                placed = timeout(PLACING_DEADLINE, finding) => placed.ok(),
+                () = self.sessions.last_words() => None,
+            };
             // Nothing is written any more, so that each channel stays where its client was.
-            self.settle(placed);
+            self.settle(placed.unwrap_or_default());
         }
         // Dropped, it parks its channels.
     }
@@ -586,7 +588,7 @@ impl Drop for Phoenix<'_> {
     fn drop(&mut self) {
         self.leave_hub();
         for number in self.channels.keys().copied().collect::<Vec<_>>() {
-            self.remove(number, Leaving::Fails);
+            self.part(number, Leaving::Fails);
         }
     }
 }

@@ -428,7 +428,7 @@ impl Phoenix<'_> {
     }
 
     /// Parts a channel from its person: what it heard until now is parked or forgotten.
-    fn part(&mut self, number: ChannelNumber, leaving: Leaving) {
+    pub(super) fn part(&mut self, number: ChannelNumber, leaving: Leaving) {
         let id = self.id(number);
         let Some(channel) = self.channels.get(&number) else {
             return;
