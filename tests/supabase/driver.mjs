@@ -14,6 +14,14 @@ for (const method of ['debug', 'error', 'info', 'log', 'warn']) {
   console[method] = (...words) => process.stderr.write(`${words.join(' ')}\n`)
 }
 
+// With the word `page` on its command line the process has a page around its clients, which is shown, hidden and put away as browsers do
+// with theirs. The clients look for it when they are loaded.
+const page = process.argv.includes('page') ? new EventTarget() : null
+if (page) {
+  globalThis.window = page
+  globalThis.document = { visibilityState: 'visible' }
+}
+
 // How long the changes of a group are gathered before they are reported, in milliseconds: thousands of clients that come back
 // within a second are some lines, and who waits for them does not notice.
 const GATHERED_MS = 50
@@ -333,6 +341,16 @@ const commands = {
   // {client}
   connect(command) {
     realtimeOf(clientOf(command).client).connect()
+    return null
+  },
+
+  // {to}: what a browser does with the page: `hide` and `show` when its tab goes to the background and comes back, `putAway` and
+  // `takeOut` when it is kept for the back button and returned to.
+  page({ to }) {
+    const events = { hide: 'visibilitychange', show: 'visibilitychange', putAway: 'pagehide', takeOut: 'pageshow' }
+    if (to === 'hide') globalThis.document.visibilityState = 'hidden'
+    if (to === 'show') globalThis.document.visibilityState = 'visible'
+    page.dispatchEvent(new Event(events[to]))
     return null
   },
 

@@ -142,6 +142,47 @@ async fn a_connection_that_carries_nothing_is_given_up_and_nothing_is_lost(packa
     wire.stop().await;
 }
 
+/// A tab in the background whose connection breaks does not connect again before it is looked at, and one that is kept for the back
+/// button closes its connection itself. Of the newest version, which is the one that looks at its page.
+#[tokio::test]
+async fn a_page_that_was_in_the_background_hears_what_it_missed() {
+    let scene = Scene::<2>::new().await;
+    let driver = Driver::start_with_page();
+    let [alice, bob] = scene.people;
+    let wire = Wire::before(scene.gateway.address()).await;
+    let client = client_on(&driver, Package::supabase(NEWEST), &wire, bob).await;
+    let mut channel = inbox(&client, bob).await;
+
+    driver.page("hide").await;
+    wire.cut();
+    client.closed(1).await;
+    scene.write(alice, bob, "in the background").await;
+    assert_eq!(
+        client
+            .all("socket")
+            .iter()
+            .filter(|event| event["state"] == "connecting")
+            .count(),
+        1
+    );
+    driver.page("show").await;
+    channel.subscribed_again().await;
+    assert_eq!(channel.contents(1).await, ["in the background"]);
+    acknowledged(&scene, 1).await;
+
+    driver.page("putAway").await;
+    client.closed(2).await;
+    scene.write(alice, bob, "put away").await;
+    driver.page("takeOut").await;
+    channel.subscribed_again().await;
+    scene.write(alice, bob, "after").await;
+    assert_eq!(channel.contents(2).await, ["put away", "after"]);
+    assert_eq!(channel.count("change"), 3);
+    driver.nothing_uncaught().await;
+    drop(driver);
+    wire.stop().await;
+}
+
 /// Of the newest version only: the others do not connect again after their last channel was removed.
 #[tokio::test]
 async fn who_disconnected_itself_hears_again_after_connecting() {

@@ -282,6 +282,15 @@ pub(crate) struct Driver {
 impl Driver {
     /// Starts it.
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts it with a page around its clients.
+    pub(crate) fn start_with_page() -> Self {
+        Self::start_with(&["page"])
+    }
+
+    fn start_with(words: &[&str]) -> Self {
         assert!(
             Path::new(FOLDER).join("node_modules").exists(),
             "the clients of Supabase are not installed; `script/test` installs them (`npm ci --ignore-scripts` in {FOLDER})"
@@ -290,6 +299,7 @@ impl Driver {
         let log = fs::File::create(folder.path().join("log")).unwrap();
         let mut child = Command::new("node")
             .arg("driver.mjs")
+            .args(words)
             .current_dir(FOLDER)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -313,6 +323,11 @@ impl Driver {
             clients: AtomicU64::new(0),
             _child: child,
         }
+    }
+
+    /// Does with the page what a browser does.
+    pub(crate) async fn page(&self, to: &str) {
+        self.link.tell(json!({"do": "page", "to": to})).await;
     }
 
     /// Makes a client, which does not connect before its first channel.
