@@ -1,12 +1,14 @@
 //! The moments at which a client says who it is, and the keys that it brings.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::{
     Package, changes, client_by, client_of, inbox, messages_of, stage, with_every_package, with_every_version,
 };
 use crate::support::{
-    gateway::token,
+    gateway::{token, token_for},
     supabase::{Library, MIDDLE, NEWEST, OLDEST, PUBLISHABLE_KEY, Settings, anon_key, signed},
 };
 
@@ -16,7 +18,10 @@ with_every_package! {
     a_token_is_too_late_for_the_join
     a_token_is_the_key
 }
-with_every_version! { a_token_that_is_not_accepted_is_told }
+with_every_version! {
+    a_token_that_is_not_accepted_is_told
+    a_token_that_expires_ends_the_channel_and_a_new_one_misses_nothing
+}
 
 async fn a_token_comes_with_the_join(package: Package) {
     let (scene, driver) = stage::<2>().await;
@@ -180,5 +185,43 @@ async fn a_token_is_renewed() {
             client.close().await;
         }
     }
+    driver.nothing_uncaught().await;
+}
+
+/// The client asks for its token with each heartbeat, and joins again by itself.
+async fn a_token_that_expires_ends_the_channel_and_a_new_one_misses_nothing(package: Package) {
+    let (scene, driver) = stage::<2>().await;
+    let [alice, bob] = scene.people;
+    let package = Package {
+        library: Library::Supabase,
+        ..package
+    };
+    let settings = Settings::new(package, scene.gateway.address())
+        .option("heartbeatIntervalMs", 200)
+        .callback(&token_for(bob, Duration::from_secs(3)), None);
+    let client = driver.client(settings).await;
+    client.set_auth(None).await;
+    let mut channel = inbox(&client, bob).await;
+    scene.write(alice, bob, "before").await;
+    assert_eq!(channel.contents(1).await, ["before"]);
+
+    channel
+        .next_where("status", |status| status["status"] == "CHANNEL_ERROR")
+        .await;
+    let told = channel
+        .next_where("system", |system| system["payload"]["status"] == "error")
+        .await;
+    assert!(
+        told["payload"]["message"].as_str().unwrap().contains("expired"),
+        "{told}"
+    );
+    scene.write(alice, bob, "while nobody listened").await;
+    client.callback_answers(&token(bob)).await;
+    channel
+        .next_where("status", |status| status["status"] == "SUBSCRIBED")
+        .await;
+    scene.write(alice, bob, "after").await;
+    assert_eq!(channel.contents(2).await, ["while nobody listened", "after"]);
+    assert_eq!(channel.count("change"), 3);
     driver.nothing_uncaught().await;
 }
