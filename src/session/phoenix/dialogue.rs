@@ -20,10 +20,10 @@ use super::{
     channel::{Channel, Place, Subscription},
     joining::{Awaited, Judging, Leaving},
     outgoing::{Outgoing, Step},
-    placing::{Missed, MissedFrame, Placed, PlacingError, Seeker, place},
+    placing::{Missed, MissedFrame, Placed, Seeker, Unplaced, place},
 };
 use crate::{
-    hub::{Delivery, Outbox, Parcel, outbox::Next},
+    hub::{Delivery, Outbox, Parcel, Position, outbox::Next},
     protocol::{close::CloseCode, cursor::Cursor, phoenix::message::Message, server_frame::Discontinuity},
     session::{
         End, Farewell, Inbound, Sessions,
@@ -70,7 +70,7 @@ pub(super) struct Phoenix<'a> {
     pub(super) judging: Option<Judging<'a>>,
     /// When the first token of a channel ends, or a client is asked to join again.
     pub(super) alarm: Option<Pin<Box<Sleep>>>,
-    /// The topics that were joined without a person, and from where on nothing may be missed there.
+    /// The topics that were joined and whose channels have no place yet, and from where on nothing may be missed there.
     pub(super) awaited: HashMap<Box<str>, Awaited>,
     owed: VecDeque<Owed>,
     held_bytes: usize,
@@ -118,6 +118,9 @@ impl<'a> Phoenix<'a> {
 
     /// Leaves the hub, so that nothing more is handed over.
     pub(super) fn leave_hub(&mut self) {
+        // Said before nothing more arrives: until its channels are parked, which takes as long as the peer takes to say goodbye,
+        // nobody may take the silence for a client that has everything.
+        self.standing.busy();
         for user in std::mem::take(&mut self.users) {
             self.leave_user(user);
         }
@@ -138,12 +141,22 @@ impl<'a> Phoenix<'a> {
             let events = self.acknowledgements.answer_all();
             self.sessions.metrics.events_acknowledged.inc_by(events);
         }
-        if let Some(finding) = self.finding.take()
-            && let Ok(placed) = timeout(PLACING_DEADLINE, finding).await
-        {
+        let placing = async {
             // Nothing is written any more, so that each channel stays where its client was.
-            self.settle(placed);
-        }
+            if let Some(finding) = self.finding.take() {
+                let placed = finding.await;
+                self.settle(placed);
+            }
+            // Those whose turn has not come have been told that they are joined, too. The hub is not entered for them.
+            while let Some((_, numbers)) = self.fresh()
+                && let Some(position) = self.sessions.hub.position.newest()
+            {
+                let seekers = self.seek(numbers, &position);
+                let placed = place(self.sessions, seekers, position).await;
+                self.settle(placed);
+            }
+        };
+        let _given_up = timeout(PLACING_DEADLINE, placing).await;
         // Dropped, it parks its channels.
     }
 
@@ -201,21 +214,9 @@ impl<'a> Phoenix<'a> {
     /// Begins to look for the places of channels that wait for it, those of one user at a time.
     fn begin_finding(&mut self) {
         while self.finding.is_none() {
-            let fresh = |channel: &Channel| matches!(channel.subscription, Subscription::Fresh);
-            let Some(user) = self
-                .channels
-                .values()
-                .find(|channel| fresh(channel))
-                .and_then(Channel::user)
-            else {
+            let Some((user, numbers)) = self.fresh() else {
                 return;
             };
-            let numbers: Vec<ChannelNumber> = self
-                .channels
-                .iter()
-                .filter(|(_, channel)| fresh(channel) && channel.user() == Some(user))
-                .map(|(number, _)| *number)
-                .collect();
             // The hub is entered before the position is read, as the invariants of the hub ask for.
             let is_here = self.enter_user(user);
             let position = self.sessions.hub.position.newest().filter(|_| is_here);
@@ -226,28 +227,51 @@ impl<'a> Phoenix<'a> {
                 }
                 continue;
             };
-            let (session, reference) = (self.opening.session, self.reference);
-            let mut seekers = Vec::with_capacity(numbers.len());
-            for number in numbers {
-                let Some(channel) = self.channels.get_mut(&number) else {
-                    continue;
-                };
-                channel.subscription = Subscription::Finding {
-                    begins_after: position.batch,
-                    held: Vec::new(),
-                };
-                if let Some(person) = &channel.person {
-                    let id = ChannelId { session, number };
-                    let joined = channel
-                        .join_reference
-                        .as_ref()
-                        .and_then(|reference| reference.number());
-                    let since = self.awaited.remove(&channel.topic).map(|awaited| awaited.since);
-                    seekers.push(Seeker::new(id, person, joined.or(reference), since));
-                }
-            }
+            let seekers = self.seek(numbers, &position);
             self.finding = Some(place(self.sessions, seekers, position).boxed());
         }
+    }
+
+    /// The channels of some user that wait to be given a place.
+    fn fresh(&self) -> Option<(UserId, Vec<ChannelNumber>)> {
+        let fresh = |channel: &Channel| matches!(channel.subscription, Subscription::Fresh);
+        let user = self
+            .channels
+            .values()
+            .find(|channel| fresh(channel))
+            .and_then(Channel::user)?;
+        let numbers = self
+            .channels
+            .iter()
+            .filter(|(_, channel)| fresh(channel) && channel.user() == Some(user))
+            .map(|(number, _)| *number)
+            .collect();
+        Some((user, numbers))
+    }
+
+    /// Has the places of these channels looked for.
+    fn seek(&mut self, numbers: Vec<ChannelNumber>, position: &Position) -> Vec<Seeker> {
+        let (session, reference) = (self.opening.session, self.reference);
+        let mut seekers = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let Some(channel) = self.channels.get_mut(&number) else {
+                continue;
+            };
+            channel.subscription = Subscription::Finding {
+                begins_after: position.batch,
+                held: Vec::new(),
+            };
+            if let Some(person) = &channel.person {
+                let id = ChannelId { session, number };
+                let joined = channel
+                    .join_reference
+                    .as_ref()
+                    .and_then(|reference| reference.number());
+                let since = self.awaited.remove(&channel.topic).map(|awaited| awaited.since);
+                seekers.push(Seeker::new(id, person, joined.or(reference), since));
+            }
+        }
+        seekers
     }
 
     fn poll_finding(&mut self, context: &mut Context<'_>) {
@@ -267,7 +291,7 @@ impl<'a> Phoenix<'a> {
         for (wanted, placed) in placed {
             match placed {
                 Ok(missed) => self.settle_one(wanted, missed),
-                Err(error) => self.fail_placing(wanted.channel.number, &error),
+                Err(unplaced) => self.fail_placing(wanted, unplaced),
             }
         }
     }
@@ -314,12 +338,27 @@ impl<'a> Phoenix<'a> {
         }
     }
 
-    fn fail_placing(&mut self, number: ChannelNumber, error: &PlacingError) {
+    fn fail_placing(&mut self, wanted: Wanted, unplaced: Unplaced) {
+        let Unplaced {
+            error,
+            parked,
+            joined_at,
+        } = unplaced;
         tracing::warn!(%error, "a channel could not be attached; its client is asked to join again");
+        let number = wanted.channel.number;
+        let topic = self.channels.get(&number).map(|channel| channel.topic.clone());
         self.fail(
             number,
             "UnableToConnectToProject: the database cannot be asked right now; join again",
         );
+        // The client joins again in this very session, which is not told twice of what it has taken: it is put back.
+        if let Some(from) = parked {
+            let parking = &self.sessions.parking;
+            parking.park(wanted.channel, wanted.key, from, wanted.reference);
+        }
+        if let (Some(topic), Some(since)) = (topic, joined_at) {
+            self.note_since(&topic, since);
+        }
     }
 
     /// Ends a channel in a way that makes its client join again.

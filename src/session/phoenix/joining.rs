@@ -53,7 +53,7 @@ const PRESENCE_KEY_BYTES_MAX: usize = 256;
 /// be that there is no person, and then it is left alone.
 const ASKED_AGAIN_AFTER: [Duration; 2] = [Duration::from_millis(1500), Duration::from_secs(10)];
 
-/// A topic that was joined without a person.
+/// A topic that was joined, and waits for a person or for its channel's place.
 #[derive(Debug)]
 pub(super) struct Awaited {
     /// Where the feed was.
@@ -274,6 +274,10 @@ impl<'a> Phoenix<'a> {
         let response = join::encode_bindings(&join.bindings, &identifiers);
         let is_subscribed = person.is_some() && !bindings.is_empty();
         let asked_again_at = match &person {
+            Some(_) if is_subscribed => {
+                self.note_joined(&message.topic);
+                None
+            }
             Some(_) => None,
             None => self.await_person(&message.topic, join.token.is_none()),
         };
@@ -331,18 +335,30 @@ impl<'a> Phoenix<'a> {
     /// Notes from where on nothing may be missed on a topic that was joined without a person. Answers when the client is asked to
     /// join again, if it has brought no token at all.
     fn await_person(&mut self, topic: &str, without_token: bool) -> Option<Instant> {
-        let position = self.sessions.hub.position.newest()?;
-        if !self.awaited.contains_key(topic) && self.awaited.len() >= CHANNELS_MAX {
-            return None;
-        }
-        let awaited = self.awaited.entry(topic.into()).or_insert_with(|| Awaited {
-            since: position.cursor(),
-            asked_again: 0,
-        });
+        let awaited = self.note_joined(topic)?;
         let pause = ASKED_AGAIN_AFTER
             .get(awaited.asked_again)
             .filter(|_| without_token)?;
         Some(Instant::now() + *pause)
+    }
+
+    /// Notes that nothing may be missed on a topic from now on. Its channel may wait for its place while those before it are
+    /// given theirs, and its client has been told that it has joined.
+    fn note_joined(&mut self, topic: &str) -> Option<&mut Awaited> {
+        let position = self.sessions.hub.position.newest()?;
+        self.note_since(topic, position.cursor())
+    }
+
+    /// Notes that nothing may be missed on a topic from there on, unless an earlier place has been noted.
+    pub(super) fn note_since(&mut self, topic: &str, since: Cursor) -> Option<&mut Awaited> {
+        if !self.awaited.contains_key(topic) && self.awaited.len() >= CHANNELS_MAX {
+            return None;
+        }
+        let begin = || Awaited {
+            since,
+            asked_again: 0,
+        };
+        Some(self.awaited.entry(topic.into()).or_insert_with(begin))
     }
 
     /// Reads what changes are asked for; `None` while it is not known which can be told.
@@ -401,8 +417,12 @@ impl<'a> Phoenix<'a> {
         let key = person
             .as_ref()
             .and_then(|person| self.topic_key(&topic, is_private, person));
-        if person.is_none() {
-            self.await_person(&topic, false);
+        if self
+            .channels
+            .get(&number)
+            .is_some_and(|channel| !channel.bindings.is_empty())
+        {
+            self.note_joined(&topic);
         }
         let Some(channel) = self.channels.get_mut(&number) else {
             return;
