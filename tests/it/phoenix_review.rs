@@ -26,9 +26,14 @@ impl Raw {
 
     /// Asks to hear new messages on a topic.
     async fn join(&mut self, reference: u32, topic: &str) {
+        let binding = json!({"event": "INSERT", "schema": "public", "table": "messages"});
+        self.join_with(reference, topic, &[binding]).await;
+    }
+
+    async fn join_with(&mut self, reference: u32, topic: &str, bindings: &[Value]) {
         let reference = reference.to_string();
         let payload = json!({
-            "config": {"postgres_changes": [{"event": "INSERT", "schema": "public", "table": "messages"}]},
+            "config": {"postgres_changes": bindings},
             "access_token": token(self.user),
         });
         let message = json!([reference, reference, topic, "phx_join", payload]);
@@ -165,4 +170,62 @@ async fn what_could_not_be_replayed_is_replayed_to_the_next_join_of_the_same_con
     assert_eq!(told, "meanwhile");
     let silent = timeout(Duration::from_millis(50), client.change(ONE)).await;
     assert!(silent.is_err(), "{silent:?}");
+}
+
+#[tokio::test]
+async fn what_many_channels_wait_for_is_held_once() {
+    const TOPICS: u32 = 40;
+
+    // Room for what is written below, and not for it forty times.
+    let scene = Scene::<2>::with(|config| config.outbox_bytes = 64 * 1024).await;
+    let [alice, bob] = scene.people;
+    let lock = scene.database.connect().await;
+    lock.batch_execute(LOCK).await.unwrap();
+    let mut client = Raw::connect(&scene, bob).await;
+    let topic = |number: u32| format!("realtime:{number}");
+    for number in 1..=TOPICS {
+        client.join(number, &topic(number)).await;
+        assert_eq!(client.until(&topic(number), "phx_reply").await["status"], "ok");
+    }
+    let long = "x".repeat(1000);
+    for _ in 0..10 {
+        scene.write(alice, bob, &long).await;
+    }
+    scene.caught_up().await;
+    lock.batch_execute("rollback").await.unwrap();
+    let mut told = 0;
+    while told < 10 * TOPICS {
+        told += u32::from(client.next().await[3] == "postgres_changes");
+    }
+    assert_eq!(scene.gateway.metric("outbox_overflows_total"), 0.0);
+}
+
+#[tokio::test]
+async fn what_the_channels_of_a_connection_ask_for_is_bounded_together() {
+    let scene = Scene::<2>::new().await;
+    let [_, bob] = scene.people;
+    let mut client = Raw::connect(&scene, bob).await;
+    let with =
+        |filter: &str| json!({"event": "*", "schema": "public", "table": "messages", "filter": filter});
+    for (number, (filter, count, allowed)) in (1..).zip([
+        ("content=match.a", 4, 2),
+        ("content=like.%a%", 28, 2),
+        ("content=eq.a", 100, 9),
+    ]) {
+        let bindings = vec![with(filter); count];
+        let mut references = (number * 100..).zip(0..=allowed);
+        let mut refused = 0;
+        for (reference, channel) in &mut references {
+            let topic = format!("realtime:{number}-{channel}");
+            client.join_with(reference, &topic, &bindings).await;
+            let reply = client.until(&topic, "phx_reply").await;
+            if reply["status"] == "error" {
+                assert_eq!(channel, allowed, "{reply}");
+                let reason = reply["response"]["reason"].as_str().unwrap();
+                assert!(reason.starts_with("ChannelRateLimitReached"), "{reason}");
+                refused += 1;
+            }
+        }
+        assert_eq!(refused, 1, "{filter}");
+    }
 }

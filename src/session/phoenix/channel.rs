@@ -9,7 +9,6 @@ use super::{
     acknowledgement::{Acknowledgements, Ping},
 };
 use crate::{
-    hub::Delivery,
     protocol::{
         cursor::Cursor,
         phoenix::{
@@ -78,8 +77,6 @@ pub(super) enum Subscription {
     Finding {
         /// The last batch that is not the live stream's.
         begins_after: BatchNumber,
-        /// What the live stream has brought meanwhile.
-        held: Vec<Arc<Delivery>>,
     },
     /// It hears what is live.
     Live(Place),

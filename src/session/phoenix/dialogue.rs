@@ -24,7 +24,12 @@ use super::{
 };
 use crate::{
     hub::{Delivery, Outbox, Parcel, Position, outbox::Next},
-    protocol::{close::CloseCode, cursor::Cursor, phoenix::message::Message, server_frame::Discontinuity},
+    protocol::{
+        close::CloseCode,
+        cursor::Cursor,
+        phoenix::{change::Changes, message::Message},
+        server_frame::{Discontinuity, EventsFrame},
+    },
     session::{
         End, Farewell, Inbound, Sessions,
         dialogue::{Dialogue, Written},
@@ -44,14 +49,31 @@ const DELIVERIES_PER_PING: usize = 64;
 /// long as looking for it may take.
 const PLACING_DEADLINE: Duration = Duration::from_secs(20);
 
-/// What a client has missed, one part after the other.
+/// Bytes of messages that wait for a blocked transport, for the same purpose: the answer to a join repeats what was asked for, and
+/// the state of a topic tells of all who are present.
+const WAITING_BYTES_MAX: usize = 1 << 20;
+
+/// What a client is owed. It is written change by change, so that many channels with many bindings cost no more memory than one.
 #[derive(Debug)]
 enum Owed {
-    /// Something out of the log.
-    Missed(ChannelNumber, Arc<[MissedFrame]>, usize),
-    /// Something that was held while the log was asked.
-    Held(ChannelNumber, Arc<Delivery>),
-    /// That was all.
+    /// What a channel missed, out of the log.
+    Missed {
+        number: ChannelNumber,
+        frames: Arc<[MissedFrame]>,
+        /// The next frame, and the next change in it.
+        next: (usize, usize),
+    },
+    /// Something out of the live stream.
+    Delivered {
+        delivery: Arc<Delivery>,
+        /// The channels that hear it.
+        numbers: Arc<[ChannelNumber]>,
+        /// The next of these, and the next change for it.
+        next: (usize, usize),
+        /// Whether it was held while the log was asked.
+        is_held: bool,
+    },
+    /// That was all that a channel had missed.
     CaughtUp(ChannelNumber),
 }
 
@@ -73,6 +95,9 @@ pub(super) struct Phoenix<'a> {
     /// The topics that were joined and whose channels have no place yet, and from where on nothing may be missed there.
     pub(super) awaited: HashMap<Box<str>, Awaited>,
     owed: VecDeque<Owed>,
+    /// What the live stream has brought while places are looked for, once for all channels that hold it.
+    held: Vec<Arc<Delivery>>,
+    /// The bytes of what is held, until it is written.
     held_bytes: usize,
     finding: Option<BoxFuture<'a, Placed>>,
     acknowledgements: Acknowledgements,
@@ -100,6 +125,7 @@ impl<'a> Phoenix<'a> {
             alarm: None,
             awaited: HashMap::new(),
             owed: VecDeque::new(),
+            held: Vec::new(),
             held_bytes: 0,
             finding: None,
             acknowledgements: Acknowledgements::default(),
@@ -259,7 +285,6 @@ impl<'a> Phoenix<'a> {
             };
             channel.subscription = Subscription::Finding {
                 begins_after: position.batch,
-                held: Vec::new(),
             };
             if let Some(person) = &channel.person {
                 let id = ChannelId { session, number };
@@ -288,15 +313,26 @@ impl<'a> Phoenix<'a> {
 
     /// Gives channels their places.
     fn settle(&mut self, placed: Placed) {
+        let mut numbers = Vec::with_capacity(placed.len());
         for (wanted, placed) in placed {
             match placed {
-                Ok(missed) => self.settle_one(wanted, missed),
+                Ok(missed) => numbers.extend(self.settle_one(wanted, missed)),
                 Err(unplaced) => self.fail_placing(wanted, unplaced),
             }
         }
+        let numbers: Arc<[ChannelNumber]> = numbers.into();
+        let held = std::mem::take(&mut self.held).into_iter();
+        self.owed.extend(held.map(|delivery| Owed::Delivered {
+            delivery,
+            numbers: Arc::clone(&numbers),
+            next: (0, 0),
+            is_held: true,
+        }));
+        self.owed.extend(numbers.iter().copied().map(Owed::CaughtUp));
     }
 
-    fn settle_one(&mut self, wanted: Wanted, missed: Missed) {
+    /// Gives a channel its place. Answers with its number, unless it has ended meanwhile.
+    fn settle_one(&mut self, wanted: Wanted, missed: Missed) -> Option<ChannelNumber> {
         let number = wanted.channel.number;
         let Some(Channel {
             subscription,
@@ -306,25 +342,24 @@ impl<'a> Phoenix<'a> {
         else {
             // The channel has ended meanwhile, and has taken what was parked: it is put back.
             let parking = &self.sessions.parking;
-            return parking.park(wanted.channel, wanted.key, missed.from, wanted.reference);
+            parking.park(wanted.channel, wanted.key, missed.from, wanted.reference);
+            return None;
         };
-        let Subscription::Finding { begins_after, held } = subscription else {
-            return;
+        let Subscription::Finding { begins_after } = *subscription else {
+            return None;
         };
         if let Some(deferred) = deferred.take() {
             self.outgoing.write(Frame::Text(deferred));
         }
         if !missed.frames.is_empty() {
-            self.owed.push_back(Owed::Missed(number, missed.frames, 0));
+            self.owed.push_back(Owed::Missed {
+                number,
+                frames: missed.frames,
+                next: (0, 0),
+            });
         }
-        self.owed.extend(
-            std::mem::take(held)
-                .into_iter()
-                .map(|delivery| Owed::Held(number, delivery)),
-        );
-        self.owed.push_back(Owed::CaughtUp(number));
         *subscription = Subscription::Live(Place {
-            begins_after: *begins_after,
+            begins_after,
             ahead: missed.ahead,
             from: missed.from,
             until: missed.until,
@@ -336,6 +371,7 @@ impl<'a> Phoenix<'a> {
             self.outgoing
                 .system(channel, "postgres_changes", "error", discontinuity(reason));
         }
+        Some(number)
     }
 
     fn fail_placing(&mut self, wanted: Wanted, unplaced: Unplaced) {
@@ -370,41 +406,138 @@ impl<'a> Phoenix<'a> {
         self.remove(number, Leaving::Fails);
     }
 
-    /// Takes a delivery of the live stream to the channels of its user.
-    fn deliver(&mut self, delivery: &Arc<Delivery>) -> Result<(), End> {
-        let Some(relation) = self.sessions.hub.relation.load_full() else {
-            return Ok(());
-        };
-        for channel in self.channels.values_mut() {
+    /// Takes in a delivery of the live stream: for the channels of its user that are live, and for those whose places are being
+    /// looked for, all of which hold the same.
+    fn deliver(&mut self, delivery: Arc<Delivery>) -> Result<(), End> {
+        let mut numbers = Vec::new();
+        let mut is_held = false;
+        for (number, channel) in &self.channels {
             if channel.user() != Some(delivery.user) {
                 continue;
             }
-            match &mut channel.subscription {
-                Subscription::Finding { begins_after, held } if delivery.batch > *begins_after => {
-                    self.held_bytes += delivery.cost_bytes();
-                    held.push(Arc::clone(delivery));
-                    if self.held_bytes > self.sessions.outbox_bytes {
-                        return Err(End::Closed(CloseCode::Slow));
-                    }
-                }
-                Subscription::Live(place) if delivery.batch > place.begins_after => {}
-                _ => continue,
-            }
-            if let Subscription::Live(place) = &channel.subscription {
-                let changes = delivery.changes.of(&delivery.frame, &relation);
-                self.outgoing
-                    .changes(channel, place, &relation, changes, Some(delivery.committed));
-            }
-            if let Subscription::Live(place) = &mut channel.subscription
-                && delivery.frame.carries_cursor()
-                && place
-                    .ahead
-                    .as_ref()
-                    .is_some_and(|ahead| delivery.snapshot.covers(ahead))
-            {
-                place.ahead = None;
+            match &channel.subscription {
+                Subscription::Finding { begins_after } => is_held |= delivery.batch > *begins_after,
+                Subscription::Live(place) if delivery.batch > place.begins_after => numbers.push(*number),
+                _ => {}
             }
         }
+        if is_held {
+            self.held_bytes += delivery.cost_bytes();
+            self.held.push(Arc::clone(&delivery));
+            if self.held_bytes > self.sessions.outbox_bytes {
+                return Err(End::Closed(CloseCode::Slow));
+            }
+        }
+        self.owed.push_back(Owed::Delivered {
+            delivery,
+            numbers: numbers.into(),
+            next: (0, 0),
+            is_held: false,
+        });
+        self.deliveries_unpinged += 1;
+        Ok(())
+    }
+
+    /// Writes the next part of what is owed. Answers whether there was any.
+    fn pay(&mut self) -> bool {
+        let Some(mut owed) = self.owed.pop_front() else {
+            return false;
+        };
+        let is_over = match &mut owed {
+            Owed::Missed {
+                number,
+                frames,
+                next: (frame, change),
+            } => {
+                let is_told = frames
+                    .get(*frame)
+                    .is_some_and(|missed| self.tell(*number, &missed.changes, &missed.events, *change, None));
+                (*frame, *change) = if is_told {
+                    (*frame, *change + 1)
+                } else {
+                    (*frame + 1, 0)
+                };
+                *frame >= frames.len()
+            }
+            Owed::Delivered {
+                delivery,
+                numbers,
+                next: (member, change),
+                is_held,
+            } => {
+                if let Some(number) = numbers.get(*member) {
+                    let committed = Some(delivery.committed);
+                    if self.tell(*number, &delivery.changes, &delivery.frame, *change, committed) {
+                        *change += 1;
+                    } else {
+                        self.note_told(*number, delivery);
+                        (*member, *change) = (*member + 1, 0);
+                    }
+                }
+                let is_over = *member >= numbers.len();
+                if is_over && *is_held {
+                    self.held_bytes = self.held_bytes.saturating_sub(delivery.cost_bytes());
+                } else if is_over {
+                    self.note_delivered(delivery);
+                }
+                is_over
+            }
+            Owed::CaughtUp(number) => {
+                if let Some(channel) = self.channels.get(number) {
+                    self.outgoing
+                        .system(channel, "postgres_changes", "ok", "Subscribed to PostgreSQL");
+                    self.outgoing.push(Step::CaughtUp(*number));
+                }
+                true
+            }
+        };
+        if !is_over {
+            self.owed.push_front(owed);
+        }
+        true
+    }
+
+    /// Tells a channel one change of a frame. Answers whether the frame has it, and the channel is still there.
+    fn tell(
+        &mut self,
+        number: ChannelNumber,
+        changes: &Changes,
+        frame: &EventsFrame,
+        change: usize,
+        committed: Option<Instant>,
+    ) -> bool {
+        let relation = self.sessions.hub.relation.load_full();
+        let (Some(channel), Some(relation)) = (self.channels.get(&number), relation) else {
+            return false;
+        };
+        let Subscription::Live(place) = &channel.subscription else {
+            return false;
+        };
+        let Some(change) = changes.of(frame, &relation).get(change) else {
+            return false;
+        };
+        self.outgoing.change(channel, place, &relation, change, committed);
+        true
+    }
+
+    /// A channel has been told a whole delivery: the feed may have caught up with it.
+    fn note_told(&mut self, number: ChannelNumber, delivery: &Delivery) {
+        if let Some(Channel {
+            subscription: Subscription::Live(place),
+            ..
+        }) = self.channels.get_mut(&number)
+            && delivery.frame.carries_cursor()
+            && place
+                .ahead
+                .as_ref()
+                .is_some_and(|ahead| delivery.snapshot.covers(ahead))
+        {
+            place.ahead = None;
+        }
+    }
+
+    /// All channels have been told a delivery.
+    fn note_delivered(&mut self, delivery: &Delivery) {
         if delivery.frame.carries_cursor()
             && let Some(position) = self.sessions.hub.position.newest()
         {
@@ -414,52 +547,6 @@ impl<'a> Phoenix<'a> {
             };
             self.outgoing.push(Step::Reached(delivery.user, cursor));
         }
-        self.deliveries_unpinged += 1;
-        Ok(())
-    }
-
-    /// Writes the next part of what is owed to a channel. Answers whether there was any.
-    fn pay(&mut self) -> bool {
-        let Some(owed) = self.owed.pop_front() else {
-            return false;
-        };
-        let relation = self.sessions.hub.relation.load_full();
-        let (number, is_over) = match &owed {
-            Owed::Missed(number, frames, index) => (*number, index + 1 >= frames.len()),
-            Owed::Held(number, delivery) => {
-                self.held_bytes = self.held_bytes.saturating_sub(delivery.cost_bytes());
-                (*number, true)
-            }
-            Owed::CaughtUp(number) => (*number, true),
-        };
-        let (Some(channel), Some(relation)) = (self.channels.get(&number), relation) else {
-            return true;
-        };
-        let Subscription::Live(place) = &channel.subscription else {
-            return true;
-        };
-        match owed {
-            Owed::Missed(_, frames, index) => {
-                if let Some(missed) = frames.get(index) {
-                    let changes = missed.changes.of(&missed.events, &relation);
-                    self.outgoing.changes(channel, place, &relation, changes, None);
-                }
-                if !is_over {
-                    self.owed.push_front(Owed::Missed(number, frames, index + 1));
-                }
-            }
-            Owed::Held(_, delivery) => {
-                let changes = delivery.changes.of(&delivery.frame, &relation);
-                self.outgoing
-                    .changes(channel, place, &relation, changes, Some(delivery.committed));
-            }
-            Owed::CaughtUp(number) => {
-                self.outgoing
-                    .system(channel, "postgres_changes", "ok", "Subscribed to PostgreSQL");
-                self.outgoing.push(Step::CaughtUp(number));
-            }
-        }
-        true
     }
 
     /// What is proved by an answer to a ping.
@@ -513,7 +600,8 @@ impl Dialogue for Phoenix<'_> {
     type Frame = Frame;
 
     fn has_room(&self) -> bool {
-        self.outgoing.len() < WAITING_MAX && self.judging.is_none()
+        let has_room = self.outgoing.len() < WAITING_MAX && self.outgoing.bytes() < WAITING_BYTES_MAX;
+        has_room && self.judging.is_none()
     }
 
     fn hear(&mut self, inbound: Inbound, rhythm: &mut Rhythm) -> Result<(), CloseCode> {
@@ -602,7 +690,7 @@ impl Dialogue for Phoenix<'_> {
             self.standing.busy();
             match self.outbox.take() {
                 Some(Next::Closed(code)) => return Err(End::Closed(code)),
-                Some(Next::Parcel(Parcel::Events(delivery))) => self.deliver(&delivery)?,
+                Some(Next::Parcel(Parcel::Events(delivery))) => self.deliver(delivery)?,
                 Some(Next::Parcel(Parcel::Topic { channel, message })) => self.relay(channel, &message),
                 None => {
                     self.deliveries_unpinged = 0;

@@ -24,7 +24,10 @@ use crate::{
     protocol::{
         cursor::Cursor,
         phoenix::{
-            join::{self, BINDINGS_MAX, Binding, BindingError, Join},
+            join::{
+                self, BINDINGS_MAX, BINDINGS_OF_CONNECTION_MAX, Binding, BindingError,
+                EXPRESSIONS_OF_CONNECTION_MAX, Join, PATTERNS_OF_CONNECTION_MAX,
+            },
             message::{Message, Payload, Reference, Status, encode_reply},
         },
     },
@@ -60,6 +63,28 @@ pub(super) struct Awaited {
     pub(super) since: Cursor,
     /// How often the client was asked to join again.
     asked_again: usize,
+}
+
+/// What the bindings of a connection need together.
+#[derive(Debug, Default)]
+struct BindingsUsage {
+    bindings: usize,
+    patterns: usize,
+    expressions: usize,
+}
+
+impl BindingsUsage {
+    fn add(&mut self, binding: &Binding) {
+        self.bindings += 1;
+        self.patterns += binding.filter.patterns();
+        self.expressions += binding.filter.expressions();
+    }
+
+    const fn is_too_much(&self) -> bool {
+        self.bindings > BINDINGS_OF_CONNECTION_MAX
+            || self.patterns > PATTERNS_OF_CONNECTION_MAX
+            || self.expressions > EXPRESSIONS_OF_CONNECTION_MAX
+    }
 }
 
 /// How a channel ends.
@@ -375,10 +400,19 @@ impl<'a> Phoenix<'a> {
         let Some(relation) = self.sessions.hub.relation.load_full() else {
             return Ok(None);
         };
+        let mut usage = BindingsUsage::default();
+        for (_, binding) in self.channels.values().flat_map(|channel| &channel.bindings) {
+            usage.add(binding);
+        }
         let mut read = Vec::with_capacity(bindings.len());
         for binding in bindings {
             self.last_identifier += 1;
-            read.push((self.last_identifier, Binding::read(binding, &relation)?));
+            let binding = Binding::read(binding, &relation)?;
+            usage.add(&binding);
+            if usage.is_too_much() {
+                return Err(BindingError::TooManyOfConnection);
+            }
+            read.push((self.last_identifier, binding));
         }
         Ok(Some(read))
     }
