@@ -436,9 +436,17 @@ impl<'a> Phoenix<'a> {
         let (was, is_private) = (channel.user(), channel.is_private);
         let person = identity.map(|identity| self.person(&topic, &identity));
         if person.as_ref().map(|person| person.user) == was {
+            let id = self.id(number);
             if let Some(channel) = self.channels.get_mut(&number) {
                 channel.person = person;
                 channel.token = token;
+                // A new sign-in may be another device as far as its key goes, and is looked for as that.
+                if let (Some(person), Subscription::Live(place)) = (&channel.person, &channel.subscription)
+                    && place.is_proved
+                {
+                    let key = Arc::clone(&person.key);
+                    self.sessions.parking.live(id, key, self.reference);
+                }
             }
             return self.set_alarm();
         }
