@@ -246,6 +246,43 @@ async fn a_channel_that_went_is_continued_once_and_told_again_to_whoever_comes_n
 }
 
 #[tokio::test]
+async fn a_channel_is_found_by_the_device_that_it_was_last() {
+    let database = migrated().await;
+    let run = Run::start(&database.url());
+    let (user, live) = (UserId(Uuid::new_v4()), channel());
+    let [before, now] = ["before", "now"].map(|device| user_of(user, "realtime:messages", device));
+    run.parking.live(live, before, Some(1));
+    run.written().await;
+    run.parking.park(live, Arc::clone(&now), cursor(5), Some(3));
+    assert_eq!(run.rejoin(&now, 4).await, Some(cursor(5)));
+    run.stop().await;
+}
+
+#[tokio::test]
+async fn a_question_that_was_given_up_takes_nothing() {
+    let database = migrated().await;
+    let run = Run::start(&database.url());
+    let (key, joining) = (anybody(), channel());
+    run.parking.park(channel(), Arc::clone(&key), cursor(5), Some(3));
+    run.written().await;
+    let lock = database.connect().await;
+    lock.batch_execute("begin; lock table herald.channel in access exclusive mode")
+        .await
+        .unwrap();
+    let asked = run.queries();
+    let given_up = run.rejoin_as(joining, &key, 4);
+    let is_asked = until("the question is under way", async || run.queries() > asked);
+    tokio::select! {
+        found = given_up => panic!("{found:?}"),
+        () = is_asked => {}
+    }
+    lock.batch_execute("rollback").await.unwrap();
+    // The same session asks again.
+    assert_eq!(run.rejoin_as(joining, &key, 5).await, Some(cursor(5)));
+    run.stop().await;
+}
+
+#[tokio::test]
 async fn users_topics_and_devices_are_told_apart() {
     let database = migrated().await;
     let run = Run::start(&database.url());

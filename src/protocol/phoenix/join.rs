@@ -13,6 +13,15 @@ use super::{
 /// The most bindings of one channel. A page of a real application has a handful.
 pub const BINDINGS_MAX: usize = 100;
 
+/// The most bindings of all channels of one connection: each is judged for every change of its person.
+pub const BINDINGS_OF_CONNECTION_MAX: usize = 1000;
+
+/// The most patterns and regular expressions in the filters of one connection. Each may look through a whole text again and again.
+pub const PATTERNS_OF_CONNECTION_MAX: usize = 64;
+
+/// The most regular expressions among them, each of which may take a megabyte: whoever connects can ask for them, a person or not.
+pub const EXPRESSIONS_OF_CONNECTION_MAX: usize = 8;
+
 /// The payload of a join.
 #[derive(Clone, Debug, Default)]
 pub struct Join {
@@ -213,6 +222,11 @@ pub enum BindingError {
     /// There are too many.
     #[error("a channel may have {BINDINGS_MAX} postgres_changes bindings; use fewer, or wider filters")]
     TooMany,
+    /// All channels of the connection have too many together.
+    #[error(
+        "ChannelRateLimitReached: the channels of a connection may have {BINDINGS_OF_CONNECTION_MAX} postgres_changes bindings together, with {PATTERNS_OF_CONNECTION_MAX} patterns and {EXPRESSIONS_OF_CONNECTION_MAX} regular expressions in their filters; leave a channel first"
+    )]
+    TooManyOfConnection,
     /// Changes of that table are not told.
     #[error(
         "changes of {0} are not told here, only those of {1}; the operator names that table in HERALD_REALTIME_TABLE"
@@ -286,9 +300,10 @@ impl Binding {
             filter: Filter::parse(&fields.filter, relation)?,
             select: fields.select.map(|mut columns| {
                 // Whatever is selected, a row has to be told from others.
-                if !columns.iter().any(|column| **column == *PRIMARY_KEY) {
-                    columns.push(PRIMARY_KEY.into());
-                }
+                columns.push(PRIMARY_KEY.into());
+                // A column that is named a thousand times is one all the same.
+                columns.sort_unstable();
+                columns.dedup();
                 columns.into()
             }),
         })
@@ -415,6 +430,13 @@ mod tests {
                 "{binding}"
             );
         }
+    }
+
+    #[test]
+    fn a_column_that_is_selected_again_and_again_is_kept_once() {
+        let select = vec!["id"; 10_000];
+        let binding = Binding::read(&raw(&json!({ "select": select })), &relation()).unwrap();
+        assert_eq!(binding.select.as_deref(), Some(&["id".into()][..]));
     }
 
     #[test]

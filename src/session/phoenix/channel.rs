@@ -9,7 +9,6 @@ use super::{
     acknowledgement::{Acknowledgements, Ping},
 };
 use crate::{
-    hub::Delivery,
     protocol::{
         cursor::Cursor,
         phoenix::{
@@ -30,6 +29,8 @@ pub(super) struct Channel {
     pub(super) topic: Box<str>,
     /// The reference of its join.
     pub(super) join_reference: Option<Reference>,
+    /// The reference of the message that made it its person's: the join, or a token that came later.
+    pub(super) asked_by: Option<u64>,
     /// What changes it hears, each with the identifier that the client knows it by.
     pub(super) bindings: Box<[(u64, Binding)]>,
     pub(super) broadcast: BroadcastOptions,
@@ -78,8 +79,6 @@ pub(super) enum Subscription {
     Finding {
         /// The last batch that is not the live stream's.
         begins_after: BatchNumber,
-        /// What the live stream has brought meanwhile.
-        held: Vec<Arc<Delivery>>,
     },
     /// It hears what is live.
     Live(Place),

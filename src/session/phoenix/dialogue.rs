@@ -20,15 +20,15 @@ use super::{
     channel::{Channel, Place, Subscription},
     joining::{Awaited, Judging, Leaving},
     outgoing::{Outgoing, Step},
-    placing::{Missed, MissedFrame, Placed, PlacingError, Seeker, place},
+    placing::{Missed, MissedFrame, Placed, Seeker, Unplaced, place},
 };
 use crate::{
-    hub::{Delivery, Outbox, Parcel, outbox::Next},
+    hub::{Delivery, Outbox, Parcel, Position, outbox::Next},
     protocol::{
         close::CloseCode,
         cursor::Cursor,
-        phoenix::message::{Message, Reference},
-        server_frame::Discontinuity,
+        phoenix::{change::Changes, message::Message},
+        server_frame::{Discontinuity, EventsFrame},
     },
     session::{
         End, Farewell, Inbound, Sessions,
@@ -49,14 +49,31 @@ const DELIVERIES_PER_PING: usize = 64;
 /// long as looking for it may take.
 const PLACING_DEADLINE: Duration = Duration::from_secs(20);
 
-/// What a client has missed, one part after the other.
+/// Bytes of messages that wait for a blocked transport, for the same purpose: the answer to a join repeats what was asked for, and
+/// the state of a topic tells of all who are present.
+const WAITING_BYTES_MAX: usize = 1 << 20;
+
+/// What a client is owed. It is written change by change, so that many channels with many bindings cost no more memory than one.
 #[derive(Debug)]
 enum Owed {
-    /// Something out of the log.
-    Missed(ChannelNumber, Arc<[MissedFrame]>, usize),
-    /// Something that was held while the log was asked.
-    Held(ChannelNumber, Arc<Delivery>),
-    /// That was all.
+    /// What a channel missed, out of the log.
+    Missed {
+        number: ChannelNumber,
+        frames: Arc<[MissedFrame]>,
+        /// The next frame, and the next change in it.
+        next: (usize, usize),
+    },
+    /// Something out of the live stream.
+    Delivered {
+        delivery: Arc<Delivery>,
+        /// The channels that hear it.
+        numbers: Arc<[ChannelNumber]>,
+        /// The next of these, and the next change for it.
+        next: (usize, usize),
+        /// Whether it was held while the log was asked.
+        is_held: bool,
+    },
+    /// That was all that a channel had missed.
     CaughtUp(ChannelNumber),
 }
 
@@ -75,9 +92,12 @@ pub(super) struct Phoenix<'a> {
     pub(super) judging: Option<Judging<'a>>,
     /// When the first token of a channel ends, or a client is asked to join again.
     pub(super) alarm: Option<Pin<Box<Sleep>>>,
-    /// The topics that were joined without a person, and from where on nothing may be missed there.
+    /// The topics that were joined and whose channels have no place yet, and from where on nothing may be missed there.
     pub(super) awaited: HashMap<Box<str>, Awaited>,
     owed: VecDeque<Owed>,
+    /// What the live stream has brought while places are looked for, once for all channels that hold it.
+    held: Vec<Arc<Delivery>>,
+    /// The bytes of what is held, until it is written.
     held_bytes: usize,
     finding: Option<BoxFuture<'a, Placed>>,
     acknowledgements: Acknowledgements,
@@ -105,6 +125,7 @@ impl<'a> Phoenix<'a> {
             alarm: None,
             awaited: HashMap::new(),
             owed: VecDeque::new(),
+            held: Vec::new(),
             held_bytes: 0,
             finding: None,
             acknowledgements: Acknowledgements::default(),
@@ -123,6 +144,9 @@ impl<'a> Phoenix<'a> {
 
     /// Leaves the hub, so that nothing more is handed over.
     pub(super) fn leave_hub(&mut self) {
+        // Said before nothing more arrives: until its channels are parked, which takes as long as the peer takes to say goodbye,
+        // nobody may take the silence for a client that has everything.
+        self.standing.busy();
         for user in std::mem::take(&mut self.users) {
             self.leave_user(user);
         }
@@ -143,13 +167,25 @@ impl<'a> Phoenix<'a> {
             let events = self.acknowledgements.answer_all();
             self.sessions.metrics.events_acknowledged.inc_by(events);
         }
-        if let Some(finding) = self.finding.take() {
-            let placed = tokio::select! {
-                placed = timeout(PLACING_DEADLINE, finding) => placed.ok(),
-                () = self.sessions.last_words() => None,
-            };
+        let sessions = self.sessions;
+        let placing = async {
             // Nothing is written any more, so that each channel stays where its client was.
-            self.settle(placed.unwrap_or_default());
+            if let Some(finding) = self.finding.take() {
+                let placed = finding.await;
+                self.settle(placed);
+            }
+            // Those whose turn has not come have been told that they are joined, too. The hub is not entered for them.
+            while let Some((_, numbers)) = self.fresh()
+                && let Some(position) = self.sessions.hub.position.newest()
+            {
+                let seekers = self.seek(numbers, &position);
+                let placed = place(self.sessions, seekers, position).await;
+                self.settle(placed);
+            }
+        };
+        tokio::select! {
+            _placed_or_given_up = timeout(PLACING_DEADLINE, placing) => {}
+            () = sessions.last_words() => {}
         }
         // Dropped, it parks its channels.
     }
@@ -170,6 +206,10 @@ impl<'a> Phoenix<'a> {
         let Some(is_new) = registry.join_if_room(user, self.opening.session, outbox) else {
             return false;
         };
+        // Either the shutdown finds this session in the hub, or this session finds that it has begun.
+        if self.sessions.draining.is_cancelled() {
+            self.outbox.close(CloseCode::GoingAway);
+        }
         if is_new {
             self.sessions.metrics.users.inc();
         }
@@ -208,21 +248,9 @@ impl<'a> Phoenix<'a> {
     /// Begins to look for the places of channels that wait for it, those of one user at a time.
     fn begin_finding(&mut self) {
         while self.finding.is_none() {
-            let fresh = |channel: &Channel| matches!(channel.subscription, Subscription::Fresh);
-            let Some(user) = self
-                .channels
-                .values()
-                .find(|channel| fresh(channel))
-                .and_then(Channel::user)
-            else {
+            let Some((user, numbers)) = self.fresh() else {
                 return;
             };
-            let numbers: Vec<ChannelNumber> = self
-                .channels
-                .iter()
-                .filter(|(_, channel)| fresh(channel) && channel.user() == Some(user))
-                .map(|(number, _)| *number)
-                .collect();
             // The hub is entered before the position is read, as the invariants of the hub ask for.
             let is_here = self.enter_user(user);
             let position = self.sessions.hub.position.newest().filter(|_| is_here);
@@ -233,25 +261,46 @@ impl<'a> Phoenix<'a> {
                 }
                 continue;
             };
-            let (session, reference) = (self.opening.session, self.reference);
-            let mut seekers = Vec::with_capacity(numbers.len());
-            for number in numbers {
-                let Some(channel) = self.channels.get_mut(&number) else {
-                    continue;
-                };
-                channel.subscription = Subscription::Finding {
-                    begins_after: position.batch,
-                    held: Vec::new(),
-                };
-                if let Some(person) = &channel.person {
-                    let id = ChannelId { session, number };
-                    let joined = channel.join_reference.as_ref().and_then(Reference::number);
-                    let since = self.awaited.remove(&channel.topic).map(|awaited| awaited.since);
-                    seekers.push(Seeker::new(id, person, joined.or(reference), since));
-                }
-            }
+            let seekers = self.seek(numbers, &position);
             self.finding = Some(place(self.sessions, seekers, position).boxed());
         }
+    }
+
+    /// The channels of some user that wait to be given a place.
+    fn fresh(&self) -> Option<(UserId, Vec<ChannelNumber>)> {
+        let fresh = |channel: &Channel| matches!(channel.subscription, Subscription::Fresh);
+        let user = self
+            .channels
+            .values()
+            .find(|channel| fresh(channel))
+            .and_then(Channel::user)?;
+        let numbers = self
+            .channels
+            .iter()
+            .filter(|(_, channel)| fresh(channel) && channel.user() == Some(user))
+            .map(|(number, _)| *number)
+            .collect();
+        Some((user, numbers))
+    }
+
+    /// Has the places of these channels looked for.
+    fn seek(&mut self, numbers: Vec<ChannelNumber>, position: &Position) -> Vec<Seeker> {
+        let (session, reference) = (self.opening.session, self.reference);
+        let mut seekers = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let Some(channel) = self.channels.get_mut(&number) else {
+                continue;
+            };
+            channel.subscription = Subscription::Finding {
+                begins_after: position.batch,
+            };
+            if let Some(person) = &channel.person {
+                let id = ChannelId { session, number };
+                let since = self.awaited.remove(&channel.topic).map(|awaited| awaited.since);
+                seekers.push(Seeker::new(id, person, channel.asked_by.or(reference), since));
+            }
+        }
+        seekers
     }
 
     fn poll_finding(&mut self, context: &mut Context<'_>) {
@@ -268,15 +317,26 @@ impl<'a> Phoenix<'a> {
 
     /// Gives channels their places.
     fn settle(&mut self, placed: Placed) {
+        let mut numbers = Vec::with_capacity(placed.len());
         for (wanted, placed) in placed {
             match placed {
-                Ok(missed) => self.settle_one(wanted, missed),
-                Err(error) => self.fail_placing(wanted.channel.number, &error),
+                Ok(missed) => numbers.extend(self.settle_one(wanted, missed)),
+                Err(unplaced) => self.fail_placing(wanted, unplaced),
             }
         }
+        let numbers: Arc<[ChannelNumber]> = numbers.into();
+        let held = std::mem::take(&mut self.held).into_iter();
+        self.owed.extend(held.map(|delivery| Owed::Delivered {
+            delivery,
+            numbers: Arc::clone(&numbers),
+            next: (0, 0),
+            is_held: true,
+        }));
+        self.owed.extend(numbers.iter().copied().map(Owed::CaughtUp));
     }
 
-    fn settle_one(&mut self, wanted: Wanted, missed: Missed) {
+    /// Gives a channel its place. Answers with its number, unless it has ended meanwhile.
+    fn settle_one(&mut self, wanted: Wanted, missed: Missed) -> Option<ChannelNumber> {
         let number = wanted.channel.number;
         let Some(Channel {
             subscription,
@@ -286,25 +346,24 @@ impl<'a> Phoenix<'a> {
         else {
             // The channel has ended meanwhile, and has taken what was parked: it is put back.
             let parking = &self.sessions.parking;
-            return parking.park(wanted.channel, wanted.key, missed.from, wanted.reference);
+            parking.park(wanted.channel, wanted.key, missed.from, wanted.reference);
+            return None;
         };
-        let Subscription::Finding { begins_after, held } = subscription else {
-            return;
+        let Subscription::Finding { begins_after } = *subscription else {
+            return None;
         };
         if let Some(deferred) = deferred.take() {
             self.outgoing.write(Frame::Text(deferred));
         }
         if !missed.frames.is_empty() {
-            self.owed.push_back(Owed::Missed(number, missed.frames, 0));
+            self.owed.push_back(Owed::Missed {
+                number,
+                frames: missed.frames,
+                next: (0, 0),
+            });
         }
-        self.owed.extend(
-            std::mem::take(held)
-                .into_iter()
-                .map(|delivery| Owed::Held(number, delivery)),
-        );
-        self.owed.push_back(Owed::CaughtUp(number));
         *subscription = Subscription::Live(Place {
-            begins_after: *begins_after,
+            begins_after,
             ahead: missed.ahead,
             from: missed.from,
             until: missed.until,
@@ -316,14 +375,30 @@ impl<'a> Phoenix<'a> {
             self.outgoing
                 .system(channel, "postgres_changes", "error", discontinuity(reason));
         }
+        Some(number)
     }
 
-    fn fail_placing(&mut self, number: ChannelNumber, error: &PlacingError) {
+    fn fail_placing(&mut self, wanted: Wanted, unplaced: Unplaced) {
+        let Unplaced {
+            error,
+            parked,
+            joined_at,
+        } = unplaced;
         tracing::warn!(%error, "a channel could not be attached; its client is asked to join again");
+        let number = wanted.channel.number;
+        let topic = self.channels.get(&number).map(|channel| channel.topic.clone());
         self.fail(
             number,
             "UnableToConnectToProject: the database cannot be asked right now; join again",
         );
+        // The client joins again in this very session, which is not told twice of what it has taken: it is put back.
+        if let Some(from) = parked {
+            let parking = &self.sessions.parking;
+            parking.park(wanted.channel, wanted.key, from, wanted.reference);
+        }
+        if let (Some(topic), Some(since)) = (topic, joined_at) {
+            self.note_since(&topic, since);
+        }
     }
 
     /// Ends a channel in a way that makes its client join again.
@@ -335,41 +410,138 @@ impl<'a> Phoenix<'a> {
         self.remove(number, Leaving::Fails);
     }
 
-    /// Takes a delivery of the live stream to the channels of its user.
-    fn deliver(&mut self, delivery: &Arc<Delivery>) -> Result<(), End> {
-        let Some(relation) = self.sessions.hub.relation.load_full() else {
-            return Ok(());
-        };
-        for channel in self.channels.values_mut() {
+    /// Takes in a delivery of the live stream: for the channels of its user that are live, and for those whose places are being
+    /// looked for, all of which hold the same.
+    fn deliver(&mut self, delivery: Arc<Delivery>) -> Result<(), End> {
+        let mut numbers = Vec::new();
+        let mut is_held = false;
+        for (number, channel) in &self.channels {
             if channel.user() != Some(delivery.user) {
                 continue;
             }
-            match &mut channel.subscription {
-                Subscription::Finding { begins_after, held } if delivery.batch > *begins_after => {
-                    self.held_bytes += delivery.cost_bytes();
-                    held.push(Arc::clone(delivery));
-                    if self.held_bytes > self.sessions.outbox_bytes {
-                        return Err(End::Closed(CloseCode::Slow));
-                    }
-                }
-                Subscription::Live(place) if delivery.batch > place.begins_after => {}
-                _ => continue,
-            }
-            if let Subscription::Live(place) = &channel.subscription {
-                let changes = delivery.changes.of(&delivery.frame, &relation);
-                self.outgoing
-                    .changes(channel, place, &relation, changes, Some(delivery.committed));
-            }
-            if let Subscription::Live(place) = &mut channel.subscription
-                && delivery.frame.carries_cursor()
-                && place
-                    .ahead
-                    .as_ref()
-                    .is_some_and(|ahead| delivery.snapshot.covers(ahead))
-            {
-                place.ahead = None;
+            match &channel.subscription {
+                Subscription::Finding { begins_after } => is_held |= delivery.batch > *begins_after,
+                Subscription::Live(place) if delivery.batch > place.begins_after => numbers.push(*number),
+                _ => {}
             }
         }
+        if is_held {
+            self.held_bytes += delivery.cost_bytes();
+            self.held.push(Arc::clone(&delivery));
+            if self.held_bytes > self.sessions.outbox_bytes {
+                return Err(End::Closed(CloseCode::Slow));
+            }
+        }
+        self.owed.push_back(Owed::Delivered {
+            delivery,
+            numbers: numbers.into(),
+            next: (0, 0),
+            is_held: false,
+        });
+        self.deliveries_unpinged += 1;
+        Ok(())
+    }
+
+    /// Writes the next part of what is owed. Answers whether there was any.
+    fn pay(&mut self) -> bool {
+        let Some(mut owed) = self.owed.pop_front() else {
+            return false;
+        };
+        let is_over = match &mut owed {
+            Owed::Missed {
+                number,
+                frames,
+                next: (frame, change),
+            } => {
+                let is_told = frames
+                    .get(*frame)
+                    .is_some_and(|missed| self.tell(*number, &missed.changes, &missed.events, *change, None));
+                (*frame, *change) = if is_told {
+                    (*frame, *change + 1)
+                } else {
+                    (*frame + 1, 0)
+                };
+                *frame >= frames.len()
+            }
+            Owed::Delivered {
+                delivery,
+                numbers,
+                next: (member, change),
+                is_held,
+            } => {
+                if let Some(number) = numbers.get(*member) {
+                    let committed = Some(delivery.committed);
+                    if self.tell(*number, &delivery.changes, &delivery.frame, *change, committed) {
+                        *change += 1;
+                    } else {
+                        self.note_told(*number, delivery);
+                        (*member, *change) = (*member + 1, 0);
+                    }
+                }
+                let is_over = *member >= numbers.len();
+                if is_over && *is_held {
+                    self.held_bytes = self.held_bytes.saturating_sub(delivery.cost_bytes());
+                } else if is_over {
+                    self.note_delivered(delivery);
+                }
+                is_over
+            }
+            Owed::CaughtUp(number) => {
+                if let Some(channel) = self.channels.get(number) {
+                    self.outgoing
+                        .system(channel, "postgres_changes", "ok", "Subscribed to PostgreSQL");
+                    self.outgoing.push(Step::CaughtUp(*number));
+                }
+                true
+            }
+        };
+        if !is_over {
+            self.owed.push_front(owed);
+        }
+        true
+    }
+
+    /// Tells a channel one change of a frame. Answers whether the frame has it, and the channel is still there.
+    fn tell(
+        &mut self,
+        number: ChannelNumber,
+        changes: &Changes,
+        frame: &EventsFrame,
+        change: usize,
+        committed: Option<Instant>,
+    ) -> bool {
+        let relation = self.sessions.hub.relation.load_full();
+        let (Some(channel), Some(relation)) = (self.channels.get(&number), relation) else {
+            return false;
+        };
+        let Subscription::Live(place) = &channel.subscription else {
+            return false;
+        };
+        let Some(change) = changes.of(frame, &relation).get(change) else {
+            return false;
+        };
+        self.outgoing.change(channel, place, &relation, change, committed);
+        true
+    }
+
+    /// A channel has been told a whole delivery: the feed may have caught up with it.
+    fn note_told(&mut self, number: ChannelNumber, delivery: &Delivery) {
+        if let Some(Channel {
+            subscription: Subscription::Live(place),
+            ..
+        }) = self.channels.get_mut(&number)
+            && delivery.frame.carries_cursor()
+            && place
+                .ahead
+                .as_ref()
+                .is_some_and(|ahead| delivery.snapshot.covers(ahead))
+        {
+            place.ahead = None;
+        }
+    }
+
+    /// All channels have been told a delivery.
+    fn note_delivered(&mut self, delivery: &Delivery) {
         if delivery.frame.carries_cursor()
             && let Some(position) = self.sessions.hub.position.newest()
         {
@@ -379,52 +551,6 @@ impl<'a> Phoenix<'a> {
             };
             self.outgoing.push(Step::Reached(delivery.user, cursor));
         }
-        self.deliveries_unpinged += 1;
-        Ok(())
-    }
-
-    /// Writes the next part of what is owed to a channel. Answers whether there was any.
-    fn pay(&mut self) -> bool {
-        let Some(owed) = self.owed.pop_front() else {
-            return false;
-        };
-        let relation = self.sessions.hub.relation.load_full();
-        let (number, is_over) = match &owed {
-            Owed::Missed(number, frames, index) => (*number, index + 1 >= frames.len()),
-            Owed::Held(number, delivery) => {
-                self.held_bytes = self.held_bytes.saturating_sub(delivery.cost_bytes());
-                (*number, true)
-            }
-            Owed::CaughtUp(number) => (*number, true),
-        };
-        let (Some(channel), Some(relation)) = (self.channels.get(&number), relation) else {
-            return true;
-        };
-        let Subscription::Live(place) = &channel.subscription else {
-            return true;
-        };
-        match owed {
-            Owed::Missed(_, frames, index) => {
-                if let Some(missed) = frames.get(index) {
-                    let changes = missed.changes.of(&missed.events, &relation);
-                    self.outgoing.changes(channel, place, &relation, changes, None);
-                }
-                if !is_over {
-                    self.owed.push_front(Owed::Missed(number, frames, index + 1));
-                }
-            }
-            Owed::Held(_, delivery) => {
-                let changes = delivery.changes.of(&delivery.frame, &relation);
-                self.outgoing
-                    .changes(channel, place, &relation, changes, Some(delivery.committed));
-            }
-            Owed::CaughtUp(number) => {
-                self.outgoing
-                    .system(channel, "postgres_changes", "ok", "Subscribed to PostgreSQL");
-                self.outgoing.push(Step::CaughtUp(number));
-            }
-        }
-        true
     }
 
     /// What is proved by an answer to a ping.
@@ -478,7 +604,8 @@ impl Dialogue for Phoenix<'_> {
     type Frame = Frame;
 
     fn has_room(&self) -> bool {
-        self.outgoing.len() < WAITING_MAX && self.judging.is_none()
+        let has_room = self.outgoing.len() < WAITING_MAX && self.outgoing.bytes() < WAITING_BYTES_MAX;
+        has_room && self.judging.is_none()
     }
 
     fn hear(&mut self, inbound: Inbound, rhythm: &mut Rhythm) -> Result<(), CloseCode> {
@@ -567,7 +694,7 @@ impl Dialogue for Phoenix<'_> {
             self.standing.busy();
             match self.outbox.take() {
                 Some(Next::Closed(code)) => return Err(End::Closed(code)),
-                Some(Next::Parcel(Parcel::Events(delivery))) => self.deliver(&delivery)?,
+                Some(Next::Parcel(Parcel::Events(delivery))) => self.deliver(delivery)?,
                 Some(Next::Parcel(Parcel::Topic { channel, message })) => self.relay(channel, &message),
                 None => {
                     self.deliveries_unpinged = 0;

@@ -24,7 +24,10 @@ use crate::{
     protocol::{
         cursor::Cursor,
         phoenix::{
-            join::{self, BINDINGS_MAX, Binding, BindingError, Join},
+            join::{
+                self, BINDINGS_MAX, BINDINGS_OF_CONNECTION_MAX, Binding, BindingError,
+                EXPRESSIONS_OF_CONNECTION_MAX, Join, PATTERNS_OF_CONNECTION_MAX,
+            },
             message::{Message, Payload, Reference, Status, encode_reply},
         },
         topic::TopicKey,
@@ -55,13 +58,35 @@ const PRESENCE_KEY_BYTES_MAX: usize = 256;
 /// before it joins again. It may be that there is no person, and then it is left alone.
 const ASKED_AGAIN_AFTER: [Duration; 2] = [Duration::from_millis(400), Duration::from_secs(10)];
 
-/// A topic that was joined without a person.
+/// A topic that was joined, and waits for a person or for its channel's place.
 #[derive(Debug)]
 pub(super) struct Awaited {
     /// Where the feed was.
     pub(super) since: Cursor,
     /// How often the client was asked to join again.
     asked_again: usize,
+}
+
+/// What the bindings of a connection need together.
+#[derive(Debug, Default)]
+struct BindingsUsage {
+    bindings: usize,
+    patterns: usize,
+    expressions: usize,
+}
+
+impl BindingsUsage {
+    fn add(&mut self, binding: &Binding) {
+        self.bindings += 1;
+        self.patterns += binding.filter.patterns();
+        self.expressions += binding.filter.expressions();
+    }
+
+    const fn is_too_much(&self) -> bool {
+        self.bindings > BINDINGS_OF_CONNECTION_MAX
+            || self.patterns > PATTERNS_OF_CONNECTION_MAX
+            || self.expressions > EXPRESSIONS_OF_CONNECTION_MAX
+    }
 }
 
 /// How a channel ends.
@@ -94,6 +119,10 @@ pub(super) struct Judging<'a> {
 impl Phoenix<'_> {
     /// Takes in a message.
     pub(super) fn take(&mut self, message: Message) {
+        // Before the reference of the join counts: what is parked here has to be older than it.
+        if &*message.event == "phx_join" {
+            self.give_up_earlier_join(&message.topic);
+        }
         let number = message.reference.as_ref().and_then(Reference::number);
         self.reference = self.reference.max(number);
         match (&*message.topic, &*message.event) {
@@ -150,13 +179,6 @@ impl Phoenix<'_> {
             Some(_) => {}
         }
         let join = Join::read(payload);
-        // Whoever joins a topic again has given the earlier join up.
-        if let Some(number) = self.by_topic.get(&message.topic).copied() {
-            if let Some(channel) = self.channels.get(&number) {
-                self.outgoing.end(channel, "phx_close");
-            }
-            self.remove(number, Leaving::Fails);
-        }
         if self.channels.len() >= CHANNELS_MAX {
             let reason = format!(
                 "ChannelRateLimitReached: a connection may have {CHANNELS_MAX} channels; leave one first"
@@ -165,6 +187,16 @@ impl Phoenix<'_> {
         }
         let token = join.token.clone();
         self.judge(Purpose::Join(Box::new((message, join))), token);
+    }
+
+    /// Whoever joins a topic again has given the earlier join up.
+    fn give_up_earlier_join(&mut self, topic: &str) {
+        if let Some(number) = self.by_topic.get(topic).copied() {
+            if let Some(channel) = self.channels.get(&number) {
+                self.outgoing.end(channel, "phx_close");
+            }
+            self.remove(number, Leaving::Fails);
+        }
     }
 
     fn refresh(&mut self, number: ChannelNumber, message: &Message) {
@@ -271,7 +303,12 @@ impl Phoenix<'_> {
             return self.refuse(message, UNAUTHORIZED);
         }
         let asked_again_at = match &person {
-            Some(_) => None,
+            Some(_) => {
+                if !bindings.is_empty() {
+                    self.note_joined(&message.topic);
+                }
+                None
+            }
             None => self.await_person(&message.topic, join.token.is_none()),
         };
         let channel = Channel {
@@ -319,18 +356,30 @@ impl Phoenix<'_> {
     /// Notes from where on nothing may be missed on a topic that was joined without a person. Answers when the client is asked to
     /// join again, if it has brought no token at all.
     fn await_person(&mut self, topic: &str, without_token: bool) -> Option<Instant> {
-        let position = self.sessions.hub.position.newest()?;
-        if !self.awaited.contains_key(topic) && self.awaited.len() >= CHANNELS_MAX {
-            return None;
-        }
-        let awaited = self.awaited.entry(topic.into()).or_insert_with(|| Awaited {
-            since: position.cursor(),
-            asked_again: 0,
-        });
+        let awaited = self.note_joined(topic)?;
         let pause = ASKED_AGAIN_AFTER
             .get(awaited.asked_again)
             .filter(|_| without_token)?;
         Some(Instant::now() + *pause)
+    }
+
+    /// Notes that nothing may be missed on a topic from now on. Its channel may wait for its place while those before it are
+    /// given theirs, and its client has been told that it has joined.
+    fn note_joined(&mut self, topic: &str) -> Option<&mut Awaited> {
+        let position = self.sessions.hub.position.newest()?;
+        self.note_since(topic, position.cursor())
+    }
+
+    /// Notes that nothing may be missed on a topic from there on, unless an earlier place has been noted.
+    pub(super) fn note_since(&mut self, topic: &str, since: Cursor) -> Option<&mut Awaited> {
+        if !self.awaited.contains_key(topic) && self.awaited.len() >= CHANNELS_MAX {
+            return None;
+        }
+        let begin = || Awaited {
+            since,
+            asked_again: 0,
+        };
+        Some(self.awaited.entry(topic.into()).or_insert_with(begin))
     }
 
     /// Reads what changes are asked for; `None` while it is not known which can be told.
@@ -347,10 +396,19 @@ impl Phoenix<'_> {
         let Some(relation) = self.sessions.hub.relation.load_full() else {
             return Ok(None);
         };
+        let mut usage = BindingsUsage::default();
+        for (_, binding) in self.channels.values().flat_map(|channel| &channel.bindings) {
+            usage.add(binding);
+        }
         let mut read = Vec::with_capacity(bindings.len());
         for binding in bindings {
             self.last_identifier += 1;
-            read.push((self.last_identifier, Binding::read(binding, &relation)?));
+            let binding = Binding::read(binding, &relation)?;
+            usage.add(&binding);
+            if usage.is_too_much() {
+                return Err(BindingError::TooManyOfConnection);
+            }
+            read.push((self.last_identifier, binding));
         }
         Ok(Some(read))
     }
@@ -374,9 +432,17 @@ impl Phoenix<'_> {
         let (was, is_private) = (channel.user(), channel.is_private);
         let person = identity.map(|identity| self.person(&topic, &identity));
         if person.as_ref().map(|person| person.user) == was {
+            let id = self.id(number);
             if let Some(channel) = self.channels.get_mut(&number) {
                 channel.person = person;
                 channel.token = token;
+                // A new sign-in may be another device as far as its key goes, and is looked for as that.
+                if let (Some(person), Subscription::Live(place)) = (&channel.person, &channel.subscription)
+                    && place.is_proved
+                {
+                    let key = Arc::clone(&person.key);
+                    self.sessions.parking.live(id, key, self.reference);
+                }
             }
             return self.set_alarm();
         }
@@ -389,8 +455,12 @@ impl Phoenix<'_> {
         let key = person
             .as_ref()
             .and_then(|person| self.topic_key(&topic, is_private, person));
-        if person.is_none() {
-            self.await_person(&topic, false);
+        if self
+            .channels
+            .get(&number)
+            .is_some_and(|channel| !channel.bindings.is_empty())
+        {
+            self.note_joined(&topic);
         }
         let Some(channel) = self.channels.get_mut(&number) else {
             return;
@@ -398,6 +468,7 @@ impl Phoenix<'_> {
         let needs_topic = channel.bindings.is_empty() || is_private;
         let is_refused = person.is_some() && key.is_none() && needs_topic;
         channel.token = token;
+        channel.asked_by = self.reference;
         channel.asked_again_at = None;
         channel.subscription = if person.is_some() && !channel.bindings.is_empty() {
             Subscription::Fresh
@@ -575,6 +646,7 @@ fn channel(
     Channel {
         topic: message.topic.clone(),
         join_reference: join_reference.cloned(),
+        asked_by: message.reference.as_ref().and_then(Reference::number),
         bindings: bindings.into(),
         broadcast: join.broadcast,
         is_private: join.private,

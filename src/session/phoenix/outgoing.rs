@@ -21,7 +21,7 @@ use crate::{
     types::{ChannelNumber, UserId},
 };
 
-/// What a client joins and leaves is done through this topic's name.
+/// The event under which changes are told.
 const POSTGRES_CHANGES: &str = "postgres_changes";
 
 /// One step of what is written.
@@ -35,11 +35,25 @@ pub(super) enum Step {
     CaughtUp(ChannelNumber),
 }
 
+impl Step {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Write(written) => match &written.frame {
+                Frame::Text(text) => text.len(),
+                Frame::Binary(bytes) => bytes.len(),
+                Frame::Ping(_) => 0,
+            },
+            Self::Reached(..) | Self::CaughtUp(_) => 0,
+        }
+    }
+}
+
 /// What waits to be written in a session.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     serializer: Serializer,
     steps: VecDeque<Step>,
+    bytes: usize,
 }
 
 impl Outgoing {
@@ -47,6 +61,7 @@ impl Outgoing {
         Self {
             serializer,
             steps: VecDeque::new(),
+            bytes: 0,
         }
     }
 
@@ -54,8 +69,14 @@ impl Outgoing {
         self.steps.len()
     }
 
+    /// The bytes of all messages that wait.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn pop(&mut self) -> Option<Step> {
         let step = self.steps.pop_front();
+        self.bytes -= step.as_ref().map_or(0, Step::bytes);
         // What a burst has taken is given back; an idle session should not keep it.
         if self.steps.is_empty() && self.steps.capacity() > IDLE_CAPACITY {
             self.steps = VecDeque::new();
@@ -64,6 +85,7 @@ impl Outgoing {
     }
 
     pub(super) fn push(&mut self, step: Step) {
+        self.bytes += step.bytes();
         self.steps.push_back(step);
     }
 
@@ -147,47 +169,46 @@ impl Outgoing {
         self.write(Frame::Text(text));
     }
 
-    /// Tells a channel of changes, as far as it hears them and has not seen them yet. `committed` is when the oldest was
-    /// committed, if they are live.
-    pub(super) fn changes(
+    /// Tells a channel of a change, if it hears it and has not seen it yet. `committed` is when the oldest of those that came
+    /// with it was committed, if it is live.
+    pub(super) fn change(
         &mut self,
         channel: &Channel,
         place: &Place,
         relation: &Relation,
-        changes: &[Change],
+        change: &Change,
         committed: Option<Instant>,
     ) {
-        let is_unseen = |change: &&Change| {
-            place
-                .ahead
-                .as_ref()
-                .is_none_or(|seen| !seen.sees(change.transaction))
-        };
-        for change in changes.iter().filter(is_unseen) {
-            let hears = || {
-                channel
-                    .bindings
-                    .iter()
-                    .filter(|(_, binding)| change.is_for(binding))
-            };
-            // One message for all bindings that want the whole row, and one for each that wants a part of it.
-            let whole: Vec<String> = hears()
-                .filter(|(_, binding)| binding.select.is_none())
-                .map(|(identifier, _)| identifier.to_string())
-                .collect();
-            if !whole.is_empty() {
-                self.change(channel, &whole.join(","), change.data(), committed);
+        let seen = place.ahead.as_ref();
+        if seen.is_some_and(|seen| seen.sees(change.transaction)) {
+            return;
+        }
+        // One message for all bindings that want the whole row, and one for each that wants a part of it.
+        let mut whole = String::new();
+        let mut parts = Vec::new();
+        for (identifier, binding) in &channel.bindings {
+            if !change.is_for(binding) {
+                continue;
             }
-            for (identifier, binding) in hears() {
-                if let Some(select) = &binding.select {
-                    let data = change.data_of(relation, select);
-                    self.change(channel, &identifier.to_string(), &data, committed);
+            if let Some(select) = &binding.select {
+                parts.push((identifier, select));
+            } else {
+                if !whole.is_empty() {
+                    whole.push(',');
                 }
+                whole.push_str(&identifier.to_string());
             }
+        }
+        if !whole.is_empty() {
+            self.push_change(channel, &whole, change.data(), committed);
+        }
+        for (identifier, select) in parts {
+            let data = change.data_of(relation, select);
+            self.push_change(channel, &identifier.to_string(), &data, committed);
         }
     }
 
-    fn change(&mut self, channel: &Channel, identifiers: &str, data: &str, committed: Option<Instant>) {
+    fn push_change(&mut self, channel: &Channel, identifiers: &str, data: &str, committed: Option<Instant>) {
         let payload = [r#"{"ids":["#, identifiers, r#"],"data":"#, data, "}"];
         let text = message::encode_push(self.serializer, None, &channel.topic, POSTGRES_CHANGES, &payload);
         self.push(Step::Write(Written {

@@ -58,7 +58,7 @@ pub(super) struct MissedFrame {
 #[derive(Debug)]
 pub(super) struct Seeker {
     pub(super) wanted: Wanted,
-    /// Where the feed was when the channel was joined without a person.
+    /// Where the feed was when the channel was joined, or first joined without a person: nothing after it may be missed.
     pub(super) joined_at: Option<Cursor>,
 }
 
@@ -80,8 +80,18 @@ impl Seeker {
     }
 }
 
+/// A channel whose place was not found, and what has to be kept for the next join.
+#[derive(Debug)]
+pub(super) struct Unplaced {
+    pub(super) error: PlacingError,
+    /// Where it had stood, if it has been told so: this counts as taken, and has to be parked again.
+    pub(super) parked: Option<Cursor>,
+    /// From where on nothing may be missed on its topic.
+    pub(super) joined_at: Option<Cursor>,
+}
+
 /// What became of each channel.
-pub(super) type Placed = Vec<(Wanted, Result<Missed, PlacingError>)>;
+pub(super) type Placed = Vec<(Wanted, Result<Missed, Unplaced>)>;
 
 /// Finds the places of channels of one user, which have entered the hub before `position` was read.
 ///
@@ -92,7 +102,14 @@ pub(super) async fn place(sessions: &Sessions, seekers: Vec<Seeker>, position: A
     let parked = match sessions.parking.find(wanted).await {
         Ok(parked) => parked,
         Err(error) => {
-            let failed = |seeker: Seeker| (seeker.wanted, Err(error.into()));
+            let failed = |seeker: Seeker| {
+                let unplaced = Unplaced {
+                    error: error.into(),
+                    parked: None,
+                    joined_at: seeker.joined_at,
+                };
+                (seeker.wanted, Err(unplaced))
+            };
             return seekers.into_iter().map(failed).collect();
         }
     };
@@ -102,8 +119,21 @@ pub(super) async fn place(sessions: &Sessions, seekers: Vec<Seeker>, position: A
         known: Vec::new(),
     };
     let mut placed = Vec::with_capacity(seekers.len());
+    let mut failure: Option<PlacingError> = None;
     for (seeker, parked) in seekers.into_iter().zip(parked) {
-        let missed = replays.missed(&seeker, parked).await;
+        // A database that has not answered once is not asked for each of the others: all of them would wait in vain.
+        let missed = match &failure {
+            Some(error) => Err(error.clone()),
+            None => replays.missed(&seeker, parked.clone()).await,
+        };
+        let missed = missed.map_err(|error| {
+            failure.get_or_insert_with(|| error.clone());
+            Unplaced {
+                error,
+                parked,
+                joined_at: seeker.joined_at,
+            }
+        });
         placed.push((seeker.wanted, missed));
     }
     placed
@@ -152,6 +182,9 @@ impl Replays<'_> {
     }
 
     async fn since(&mut self, seeker: &Seeker, from: &Cursor) -> Result<Replayed, PlacingError> {
+        if *from == self.position.cursor() {
+            return Ok(Ok(Arc::default()));
+        }
         if let Some((_, known)) = self.known.iter().find(|(cursor, _)| cursor == from) {
             return Ok(known.clone());
         }

@@ -295,15 +295,17 @@ impl Attendant {
                 None => Some(cursor),
             })?
         };
-        let mut takes = Vec::new();
-        let answers: Vec<Vec<Option<Cursor>>> = self
+        let answers: Vec<Answer> = self
             .finds
             .iter()
-            .map(|find| answer(find, &keys, &mut found, &mut takes))
+            .map(|find| answer(find, &keys, &mut found))
             .collect();
+        let mut takes = Vec::new();
         for (find, answer) in self.finds.drain(..).zip(answers) {
-            // Whoever no longer waits comes back by another session, which what he took does not keep from being told.
-            let _given_up = find.answer.send(answer);
+            // Whoever no longer waits was told nothing and has taken nothing: the same session may ask again.
+            if find.answer.send(answer.from).is_ok() {
+                takes.extend(answer.takes);
+            }
         }
         self.notes.clear();
         self.takes = takes;
@@ -370,13 +372,21 @@ impl Drop for Attendant {
     }
 }
 
+/// What one question is answered with.
+#[derive(Debug, Default)]
+struct Answer {
+    /// From where each channel is replayed.
+    from: Vec<Option<Cursor>>,
+    /// What is taken thereby, if the answer arrives.
+    takes: Vec<(ChannelId, SessionId)>,
+}
+
 /// Chooses for all channels of one question, which see what those before them have taken.
-fn answer(
-    find: &Find,
-    keys: &Keys<'_>,
-    found: &mut [Found],
-    takes: &mut Vec<(ChannelId, SessionId)>,
-) -> Vec<Option<Cursor>> {
+fn answer(find: &Find, keys: &Keys<'_>, found: &mut [Found]) -> Answer {
+    if find.answer.is_closed() {
+        return Answer::default();
+    }
+    let mut takes = Vec::new();
     let mut choose_one = |wanted: &super::Wanted| {
         let found = found.get_mut(keys.index(&wanted.key)?)?;
         let joining = wanted.channel.session;
@@ -387,5 +397,6 @@ fn answer(
         }
         choice.from
     };
-    find.wanted.iter().map(&mut choose_one).collect()
+    let from = find.wanted.iter().map(&mut choose_one).collect();
+    Answer { from, takes }
 }

@@ -317,8 +317,9 @@ impl Parking {
     /// [`ParkingError`] if there was no answer; the client may try again.
     ///
     /// # Cancel safety
-    /// Safe. If it is dropped at the moment of the answer, what was parked counts as taken by this session. A later
-    /// session is replayed from there all the same, and then again by one after it.
+    /// Safe. If it is given up before the answer, nothing is taken. If it is dropped at the moment of the answer, what was
+    /// parked counts as taken by this session, which is not told of it again unless it parks it; a later session is
+    /// replayed from there all the same, and then again by one after it.
     pub async fn find(&self, wanted: Vec<Wanted>) -> Result<Vec<Option<Cursor>>, ParkingError> {
         if wanted.is_empty() {
             return Ok(Vec::new());

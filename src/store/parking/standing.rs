@@ -88,7 +88,7 @@ impl Progress {
 
     /// What has reached the channels of this user, if there is anything that may not have reached the client.
     pub(super) fn doubted(&self, user: UserId) -> Option<Cursor> {
-        let is_taken = self.outbox.is_empty();
+        let is_taken = self.outbox.is_empty() && self.outbox.closed().is_none();
         let state = self.state();
         (!is_taken || state.is_busy).then(|| state.place(user)).flatten()
     }
@@ -260,6 +260,7 @@ mod tests {
         assert_eq!(outbox.closed(), Some(CloseCode::Slow));
         assert!(outbox.is_empty());
         assert_eq!(progress.behind(&cursor(3)), Some(Vec::new()));
+        assert_eq!(progress.doubted(USER), Some(cursor(1)));
     }
 
     #[test]

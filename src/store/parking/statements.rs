@@ -246,6 +246,7 @@ impl<'a> Writing<'a> {
 
 /// `$1` the gateway, `$2` to `$10` the columns of the notes, `$11` to `$13` of what was taken by whom.
 ///
+/// A person who signs in anew may be known by another device from then on, by which the channel is looked for when it comes back.
 /// A channel that is taken while it is live stays taken when it goes: its client has most likely come back already, before its
 /// old connection was found to be dead.
 const WRITE: &str = "with note as materialized ( \
@@ -265,7 +266,8 @@ const WRITE: &str = "with note as materialized ( \
      select note.session, note.number, $1, note.user_id, note.topic, note.device, note.reference, note.cursor, \
        pg_catalog.now() - pg_catalog.make_interval(secs => note.age) \
      from note where not note.is_left order by note.session, note.number \
-     on conflict (session, number) do update set gateway = excluded.gateway, reference = excluded.reference, \
+     on conflict (session, number) do update set gateway = excluded.gateway, device = excluded.device, \
+       reference = excluded.reference, \
        cursor = excluded.cursor, parked_at = excluded.parked_at, \
        taken_by = case when excluded.parked_at is not null and channel.parked_at is null then channel.taken_by end";
 

@@ -156,6 +156,18 @@ impl Filter {
         })
     }
 
+    /// How many patterns there are in it, regular expressions among them.
+    pub fn patterns(&self) -> usize {
+        let is_pattern = |condition: &&Condition| matches!(condition.test, Test::Like(_) | Test::Match(_));
+        self.conditions.iter().filter(is_pattern).count()
+    }
+
+    /// How many regular expressions there are in it.
+    pub fn expressions(&self) -> usize {
+        let is_expression = |condition: &&Condition| matches!(condition.test, Test::Match(_));
+        self.conditions.iter().filter(is_expression).count()
+    }
+
     /// Whether a row is to be told. The closure answers a column's value as `row_to_json` writes it, `null`
     /// for NULL, and nothing for a column that the row does not have. What cannot be judged is not admitted.
     pub fn admits<'row>(&self, mut value_of: impl FnMut(&str) -> Option<&'row str>) -> bool {
