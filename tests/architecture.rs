@@ -179,3 +179,36 @@ fn every_path_that_the_documents_name_exists() {
         }
     }
 }
+
+/// The versions of each package in a `Cargo.lock`.
+fn locked(lock: &str) -> BTreeMap<String, Vec<String>> {
+    let text = fs::read_to_string(root().join(lock)).unwrap();
+    let mut found = BTreeMap::<_, Vec<_>>::new();
+    for package in text.split("[[package]]").skip(1) {
+        let value = |key: &str| {
+            package
+                .split(&format!("\n{key} = \""))
+                .nth(1)
+                .unwrap()
+                .split('"')
+                .next()
+                .unwrap()
+                .to_owned()
+        };
+        found.entry(value("name")).or_default().push(value("version"));
+    }
+    found
+}
+
+#[test]
+fn what_is_fuzzed_is_built_of_the_versions_that_are_shipped() {
+    let shipped = locked("Cargo.lock");
+    for (name, versions) in locked("fuzz/Cargo.lock") {
+        if let Some(shipped) = shipped.get(&name) {
+            assert!(
+                versions.iter().all(|version| shipped.contains(version)),
+                "fuzz/Cargo.lock has {name} {versions:?}, and Cargo.lock {shipped:?}: copy Cargo.lock to fuzz/ and run `cargo metadata` there"
+            );
+        }
+    }
+}

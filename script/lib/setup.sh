@@ -1,4 +1,4 @@
-# Sourced by script/server, script/test and script/fuzz: what they need before they can begin. It knows bash 3.2, which macOS has.
+# Sourced by the scripts in this folder's parent: what they need before they can begin. It knows bash 3.2, which macOS has.
 #
 # `root` is the project's folder; the caller has set it.
 
@@ -37,6 +37,24 @@ and run this again in a new shell.'
     command -v cc >/dev/null 2>&1 || give_up 'A C compiler was not found; one of the libraries needs it. Install it with
     apt-get install build-essential     (Debian, Ubuntu)
     dnf install gcc                     (Fedora)
+    xcode-select --install              (macOS)'
+}
+
+# A C++ compiler, by which libFuzzer is built. Where build-essential gave the C compiler, this one came with it.
+require_cxx_compiler() {
+    # Whoever names one knows it, and may name it with arguments.
+    if [ -n "${CXX:-}" ] || command -v c++ >/dev/null 2>&1; then return; fi
+    if command -v apt-get >/dev/null 2>&1; then
+        require_root_for 'A C++ compiler' g++
+        step 'installing g++ by apt'
+        apt_get update
+        apt_get install --no-install-recommends g++
+    fi
+    command -v c++ >/dev/null 2>&1 || give_up 'A C++ compiler was not found; libFuzzer needs it. Install it, and run this again:
+    apt-get install g++                 (Debian, Ubuntu; build-essential has it)
+    dnf install gcc-c++                 (Fedora)
+    apk add g++                         (Alpine)
+    pacman -S gcc                       (Arch)
     xcode-select --install              (macOS)'
 }
 

@@ -168,13 +168,13 @@ impl Message {
             }
             Serializer::Objects => serde_json::from_str(text).map_err(malformed)?,
             Serializer::Arrays => {
-                type Array<'a> = (&'a RawValue, &'a RawValue, String, String, &'a RawValue);
+                type Array<'a> = (&'a RawValue, &'a RawValue, String, String, Option<&'a RawValue>);
                 let (join_ref, reference, topic, event, payload): Array<'_> =
                     serde_json::from_str(text).map_err(malformed)?;
                 Object {
                     topic,
                     event,
-                    payload: Some(payload),
+                    payload,
                     reference: Some(reference),
                     join_ref: Some(join_ref),
                 }
@@ -395,6 +395,18 @@ mod tests {
             };
             assert_eq!(parse(&reply), expected);
         }
+    }
+
+    #[test]
+    fn a_payload_of_null_is_an_empty_one_in_both_serialisations() {
+        let array = r#"[null,null,"phoenix","heartbeat",null]"#;
+        let object = r#"{"topic":"phoenix","event":"heartbeat","payload":null}"#;
+        for (serializer, text) in [(Serializer::Arrays, array), (Serializer::Objects, object)] {
+            let message = Message::read_text(serializer, text).unwrap();
+            assert!(matches!(message.payload, Payload::Json(payload) if payload.get() == "{}"));
+        }
+        let without = r#"[null,null,"phoenix","heartbeat"]"#;
+        assert!(Message::read_text(Serializer::Arrays, without).is_err());
     }
 
     #[test]

@@ -1,0 +1,11 @@
+//! What the fuzz targets in `fuzz_targets/` work on.
+//!
+//! The protocol is compiled from its sources and not taken from the package `herald`, with which all that a gateway needs
+//! would come: that takes minutes to build for a fuzzer, and nothing of it is asked here. It can be done because the
+//! protocol is pure; see the layers in `ARCHITECTURE.md`.
+
+#[path = "../../src/protocol/mod.rs"]
+pub mod protocol;
+pub mod table;
+#[path = "../../src/types.rs"]
+pub mod types;
