@@ -60,7 +60,8 @@ pub(super) struct Phoenix<'a> {
     pub(super) sessions: &'a Sessions,
     pub(super) opening: &'a Opening,
     pub(super) outbox: Arc<Outbox>,
-    pub(super) channels: BTreeMap<ChannelNumber, Channel>,
+    /// Boxed, because a node of the map has room for eleven, and most sessions have one channel.
+    pub(super) channels: BTreeMap<ChannelNumber, Box<Channel>>,
     pub(super) by_topic: HashMap<Box<str>, ChannelNumber>,
     pub(super) last_channel: ChannelNumber,
     pub(super) last_identifier: u64,
@@ -133,7 +134,10 @@ impl<'a> Phoenix<'a> {
     }
 
     /// The connection has ended; what its end proves is noted, and what is still being looked for is waited for.
-    pub(super) async fn note_farewell(mut self, farewell: Farewell) {
+    ///
+    /// # Cancel safety
+    /// Safe: a channel whose place is being looked for counts as taken then, and is told again to the next session.
+    pub(super) async fn note_farewell(&mut self, farewell: Farewell) {
         if farewell == Farewell::Confirmed {
             let events = self.acknowledgements.answer_all();
             self.sessions.metrics.events_acknowledged.inc_by(events);
@@ -144,7 +148,6 @@ impl<'a> Phoenix<'a> {
             // Nothing is written any more, so that each channel stays where its client was.
             self.settle(placed);
         }
-        // Dropped, it parks its channels.
     }
 
     fn leave_user(&self, user: UserId) {
@@ -206,7 +209,7 @@ impl<'a> Phoenix<'a> {
                 .channels
                 .values()
                 .find(|channel| fresh(channel))
-                .and_then(Channel::user)
+                .and_then(|channel| channel.user())
             else {
                 return;
             };
@@ -278,7 +281,7 @@ impl<'a> Phoenix<'a> {
             subscription,
             deferred,
             ..
-        }) = self.channels.get_mut(&number)
+        }) = self.channels.get_mut(&number).map(Box::as_mut)
         else {
             // The channel has ended meanwhile, and has taken what was parked: it is put back.
             let parking = &self.sessions.parking;
@@ -542,7 +545,7 @@ impl Dialogue for Phoenix<'_> {
                     if let Some(Channel {
                         subscription: Subscription::Live(place),
                         ..
-                    }) = self.channels.get_mut(&number)
+                    }) = self.channels.get_mut(&number).map(Box::as_mut)
                     {
                         place.proof = Some(proof);
                     }

@@ -172,8 +172,8 @@ impl<'a> Phoenix<'a> {
         let Some(token) = join::read_token(payload) else {
             return;
         };
-        let is_known = |channel: &Channel| channel.token == TokenPrint::of(&token);
-        if token.starts_with(APPLICATION_KEY_PREFIX) || self.channels.get(&number).is_some_and(is_known) {
+        let known = self.channels.get(&number).map(|channel| channel.token);
+        if token.starts_with(APPLICATION_KEY_PREFIX) || known == Some(TokenPrint::of(&token)) {
             return;
         }
         self.judge(Purpose::Refresh(number), Some(token));
@@ -321,7 +321,7 @@ impl<'a> Phoenix<'a> {
                 .system(&channel, "system", "ok", "Replication connection established");
         }
         self.by_topic.insert(channel.topic.clone(), number);
-        self.channels.insert(number, channel);
+        self.channels.insert(number, Box::new(channel));
         if let Some(key) = key {
             self.enter_topic(number, key);
         }
