@@ -22,7 +22,6 @@ use std::{
 
 use futures::StreamExt;
 use herald::tasks::Tasks;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::time::Instant;
 
 use support::{
@@ -51,23 +50,8 @@ fn main() -> ExitCode {
     if !support::is_asked_for() {
         return ExitCode::SUCCESS;
     }
-    allow_descriptors();
+    support::allow_sockets(CONNECTIONS);
     support::runtime().block_on(run())
-}
-
-/// Raises the bound on open files for this process and the gateway that it starts.
-fn allow_descriptors() {
-    let now = getrlimit(Resource::Nofile);
-    let enough = u64::from(CONNECTIONS) + 500;
-    assert!(
-        now.maximum.is_none_or(|maximum| maximum >= enough),
-        "the hard limit of open files is below {enough}: raise it with `ulimit -Hn`"
-    );
-    let wanted = Rlimit {
-        current: now.maximum,
-        maximum: now.maximum,
-    };
-    setrlimit(Resource::Nofile, wanted).unwrap();
 }
 
 async fn run() -> ExitCode {

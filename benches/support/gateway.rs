@@ -3,6 +3,7 @@
 use std::{fs, net::SocketAddr, process::Stdio, time::Duration};
 
 use herald::tasks::Tasks;
+use rustix::param::clock_ticks_per_second;
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -26,12 +27,18 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts it with its default settings, and waits until it takes sessions.
     pub(crate) async fn start(database_url: &str, tasks: &Tasks) -> Self {
+        Self::start_with(database_url, &[], tasks).await
+    }
+
+    /// The same, with some settings by their variables.
+    pub(crate) async fn start_with(database_url: &str, settings: &[(&str, &str)], tasks: &Tasks) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_herald"))
             .arg("serve")
             .env("DATABASE_URL", database_url)
             .env("HERALD_BIND", "127.0.0.1:0")
             .env("HERALD_JWT_SECRET", SECRET)
             .env("HERALD_LOG_FORMAT", "json")
+            .envs(settings.iter().copied())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -70,6 +77,25 @@ impl Gateway {
         let prefix = format!("herald_{name} ");
         let line = page.lines().find_map(|line| line.strip_prefix(&prefix));
         line.map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// The sum of all lines of `/metrics` with this name, whatever their labels.
+    pub(crate) async fn metrics(&self, name: &str) -> u64 {
+        let page = self.page("/metrics").await;
+        let prefix = format!("herald_{name}{{");
+        let lines = page.lines().filter(|line| line.starts_with(&prefix));
+        let values = lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap());
+        values.sum()
+    }
+
+    /// The processor time that the process has taken, in user mode and in the kernel. The kernel tells it in ticks.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id().unwrap())).unwrap();
+        // The name of the process is in parentheses and may hold anything.
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let ticks = fields.split(' ').skip(11).take(2);
+        let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        Duration::from_micros(ticks * 1_000_000 / clock_ticks_per_second())
     }
 
     /// The process's resident memory in KiB, as the kernel counts it.

@@ -5,6 +5,7 @@
 )]
 
 pub(crate) mod caller;
+pub(crate) mod channel;
 pub(crate) mod database;
 pub(crate) mod figures;
 pub(crate) mod gateway;
@@ -15,6 +16,7 @@ pub(crate) mod socket;
 use std::time::Duration;
 
 use criterion::Criterion;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 
 /// Whether `cargo bench` runs this program. `cargo test --all-targets` starts it too, and has no use for a long run.
@@ -35,4 +37,19 @@ pub(crate) fn runtime() -> Runtime {
         .enable_all()
         .build()
         .unwrap()
+}
+
+/// Raises the bound on open files for this process and the gateways that it starts, each of which has so many sockets.
+pub(crate) fn allow_sockets(count: u32) {
+    let now = getrlimit(Resource::Nofile);
+    let enough = u64::from(count) + 500;
+    assert!(
+        now.maximum.is_none_or(|maximum| maximum >= enough),
+        "the hard limit of open files is below {enough}: raise it with `ulimit -Hn`"
+    );
+    let wanted = Rlimit {
+        current: now.maximum,
+        maximum: now.maximum,
+    };
+    setrlimit(Resource::Nofile, wanted).unwrap();
 }

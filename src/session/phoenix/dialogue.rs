@@ -82,7 +82,8 @@ pub(super) struct Phoenix<'a> {
     pub(super) sessions: &'a Sessions,
     pub(super) opening: &'a Opening,
     pub(super) outbox: Arc<Outbox>,
-    pub(super) channels: BTreeMap<ChannelNumber, Channel>,
+    /// Boxed, because a node of the map has room for eleven, and most sessions have one channel.
+    pub(super) channels: BTreeMap<ChannelNumber, Box<Channel>>,
     pub(super) by_topic: HashMap<Box<str>, ChannelNumber>,
     pub(super) last_channel: ChannelNumber,
     pub(super) last_identifier: u64,
@@ -162,7 +163,10 @@ impl<'a> Phoenix<'a> {
     }
 
     /// The connection has ended; what its end proves is noted, and what is still being looked for is waited for.
-    pub(super) async fn note_farewell(mut self, farewell: Farewell) {
+    ///
+    /// # Cancel safety
+    /// Safe: a channel whose place is being looked for counts as taken then, and is told again to the next session.
+    pub(super) async fn note_farewell(&mut self, farewell: Farewell) {
         if farewell == Farewell::Confirmed {
             let events = self.acknowledgements.answer_all();
             self.sessions.metrics.events_acknowledged.inc_by(events);
@@ -187,7 +191,6 @@ impl<'a> Phoenix<'a> {
             _placed_or_given_up = timeout(PLACING_DEADLINE, placing) => {}
             () = sessions.last_words() => {}
         }
-        // Dropped, it parks its channels.
     }
 
     fn leave_user(&self, user: UserId) {
@@ -273,7 +276,7 @@ impl<'a> Phoenix<'a> {
             .channels
             .values()
             .find(|channel| fresh(channel))
-            .and_then(Channel::user)?;
+            .and_then(|channel| channel.user())?;
         let numbers = self
             .channels
             .iter()
@@ -342,7 +345,7 @@ impl<'a> Phoenix<'a> {
             subscription,
             deferred,
             ..
-        }) = self.channels.get_mut(&number)
+        }) = self.channels.get_mut(&number).map(Box::as_mut)
         else {
             // The channel has ended meanwhile, and has taken what was parked: it is put back.
             let parking = &self.sessions.parking;
@@ -529,7 +532,7 @@ impl<'a> Phoenix<'a> {
         if let Some(Channel {
             subscription: Subscription::Live(place),
             ..
-        }) = self.channels.get_mut(&number)
+        }) = self.channels.get_mut(&number).map(Box::as_mut)
             && delivery.frame.carries_cursor()
             && place
                 .ahead
@@ -673,7 +676,7 @@ impl Dialogue for Phoenix<'_> {
                     if let Some(Channel {
                         subscription: Subscription::Live(place),
                         ..
-                    }) = self.channels.get_mut(&number)
+                    }) = self.channels.get_mut(&number).map(Box::as_mut)
                     {
                         place.proof = Some(proof);
                     }

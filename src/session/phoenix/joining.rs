@@ -206,8 +206,8 @@ impl Phoenix<'_> {
         let Some(token) = join::read_token(payload) else {
             return;
         };
-        let is_known = |channel: &Channel| channel.token == TokenPrint::of(&token);
-        if token.starts_with(APPLICATION_KEY_PREFIX) || self.channels.get(&number).is_some_and(is_known) {
+        let known = self.channels.get(&number).map(|channel| channel.token);
+        if token.starts_with(APPLICATION_KEY_PREFIX) || known == Some(TokenPrint::of(&token)) {
             return;
         }
         self.judge(Purpose::Refresh(number), Some(token));
@@ -346,7 +346,7 @@ impl Phoenix<'_> {
         self.last_channel.0 += 1;
         let number = self.last_channel;
         self.by_topic.insert(channel.topic.clone(), number);
-        self.channels.insert(number, channel);
+        self.channels.insert(number, Box::new(channel));
         if let Some(key) = key {
             self.enter_topic(number, key);
         }

@@ -133,6 +133,8 @@ impl Sessions {
             end
         };
         let farewell = self.finish(end, &mut transport).await;
+        // The session parks its channels when it is dropped, after what this found out. It is lent and not given away, because
+        // a future keeps room for what it is given beside the room where that was before.
         dialogue.note_farewell(farewell).await;
         end
     }
