@@ -1,0 +1,150 @@
+/** The HTTP API, and the tokens that it and the connection need. */
+
+import type { ErrorSink } from './readable.js';
+import { ProblemError, type CallOptions, type HeraldClientOptions, type TokenRequest } from './types.js';
+
+/** How long an answer may take, in milliseconds. */
+const ANSWER_DEADLINE = 20_000;
+
+/** What a token says of itself. Only the gateway can tell whether that is true. */
+export interface Claims {
+  readonly sub?: string;
+  /** In seconds since 1970. */
+  readonly exp?: number;
+  readonly iat?: number;
+}
+
+/** Reads a token's claims; a token that cannot be read has none. */
+export function claimsOf(token: string): Claims {
+  try {
+    const body = token.split('.')[1] ?? '';
+    return JSON.parse(atob(body.replace(/-/g, '+').replace(/_/g, '/'))) as Claims;
+  } catch {
+    return {};
+  }
+}
+
+/**
+ * How much longer a token is good, in milliseconds. A clock that is wrong by more than a token's life is not believed, and the
+ * token is then taken to be fresh.
+ */
+export function remainingLife({ exp, iat }: Claims, now: number): number {
+  if (exp === undefined) return Infinity;
+  const life = (exp - (iat ?? exp - 60)) * 1000;
+  const remaining = exp * 1000 - now;
+  return remaining > 0 && (iat === undefined || remaining <= life) ? remaining : life;
+}
+
+/** Makes an error of an answer. */
+async function problemOf(answer: Response): Promise<ProblemError> {
+  let detail = answer.statusText || `the gateway answered ${answer.status}`;
+  try {
+    const body = (await answer.json()) as { detail?: unknown };
+    if (typeof body.detail === 'string') detail = body.detail;
+  } catch {
+    // What answered was no gateway; its status says enough.
+  }
+  const retryAfter = Number.parseInt(answer.headers.get('retry-after') ?? '', 10);
+  return new ProblemError(answer.status, detail, Number.isNaN(retryAfter) ? undefined : retryAfter);
+}
+
+/** Calls the gateway as the person whose tokens it is given. */
+export class Api {
+  /** The gateway's address, without a slash at its end. */
+  readonly base: string;
+  /** Whose token it is, as far as the token says. */
+  user: string | null = null;
+  /** When the token at hand ends, in milliseconds as `Date.now()` counts them. */
+  expiresAt = Infinity;
+  readonly #source: HeraldClientOptions['token'];
+  #token: Promise<string> | null = null;
+  #calls = new AbortController();
+
+  constructor(
+    options: HeraldClientOptions,
+    readonly onError: ErrorSink,
+  ) {
+    this.base = new URL(options.url, globalThis.location?.href).href.replace(/[/?#]*$/, '');
+    this.#source = options.token;
+  }
+
+  /** The token at hand, or a first one. */
+  token(): Promise<string> {
+    return this.#token && Date.now() < this.expiresAt ? this.#token : this.renew(this.#token ? 'expiring' : 'start');
+  }
+
+  /**
+   * Asks for another token.
+   *
+   * @param old - what was at hand when that became necessary: if there is another by now, it is that one.
+   */
+  renew(reason: TokenRequest['reason'], old = this.#token): Promise<string> {
+    if (this.#token && this.#token !== old) return this.#token;
+    const asked = (async () => this.#source({ reason }))();
+    this.#token = asked;
+    const before = this.expiresAt;
+    this.expiresAt = Infinity;
+    asked.then(
+      (token) => {
+        const claims = claimsOf(token);
+        const now = Date.now();
+        this.user = claims.sub ?? this.user;
+        this.expiresAt = now + remainingLife(claims, now);
+      },
+      (error: unknown) => {
+        this.onError(error);
+        // One that only ends soon is better than none; without one, the next call asks again.
+        this.#token = reason === 'rejected' ? null : old;
+        this.expiresAt = before;
+      },
+    );
+    return asked;
+  }
+
+  /** Calls, and reads the JSON of the answer, if it has any. */
+  async json<T>(path: string, init: RequestInit & CallOptions = {}): Promise<T> {
+    const ending = new AbortController();
+    const causes = [this.#calls.signal, ...(init.signal ? [init.signal] : [])];
+    const end = (): void => ending.abort(causes.find((cause) => cause.aborted)?.reason);
+    for (const cause of causes) {
+      if (cause.aborted) end();
+      cause.addEventListener('abort', end);
+    }
+    const timer = setTimeout(() => ending.abort(unreachable()), ANSWER_DEADLINE);
+    try {
+      const answer = await this.request(path, { ...init, signal: ending.signal });
+      const text = await answer.text();
+      return (text && JSON.parse(text)) as T;
+    } catch (error) {
+      ending.signal.throwIfAborted();
+      throw error instanceof ProblemError ? error : unreachable();
+    } finally {
+      clearTimeout(timer);
+      for (const cause of causes) cause.removeEventListener('abort', end);
+    }
+  }
+
+  /** Calls, once more with a new token if this one is not accepted. The answer is one of success. */
+  async request(path: string, init: RequestInit & { signal: AbortSignal }): Promise<Response> {
+    for (let attempt = 0; ; attempt++) {
+      const asked = this.token();
+      const headers = { ...init.headers, authorization: `Bearer ${await asked}` };
+      init.signal.throwIfAborted();
+      const answer = await fetch(this.base + path, { ...init, headers });
+      if (answer.ok) return answer;
+      if (answer.status !== 401 || attempt > 0) throw await problemOf(answer);
+      await this.renew('rejected', asked);
+    }
+  }
+
+  /** Ends all calls that are on their way. */
+  abort(): void {
+    this.#calls.abort();
+    this.#calls = new AbortController();
+  }
+}
+
+/** There was no answer. */
+export function unreachable(): ProblemError {
+  return new ProblemError(0, 'The gateway cannot be reached.');
+}

@@ -1,0 +1,388 @@
+/** A person's connection to a gateway, which comes back by itself, and the calls of the HTTP API. */
+
+import { Api } from './api.js';
+import { BROKEN, openEvents, openSocket, type Carrier, type Hearer } from './carrier.js';
+import { Listeners, Writable, type ErrorSink } from './readable.js';
+import { Backoff, decide, type Loss } from './recovery.js';
+import type {
+  CallOptions,
+  ConnectionState,
+  ConversationPage,
+  HeraldClientOptions,
+  HeraldEvents,
+  Message,
+  MessageEvent,
+  MessagePage,
+  PageOptions,
+  Readable,
+  Ready,
+} from './types.js';
+
+/** How long the first frame may take, in milliseconds: a gateway allows a replay fifteen seconds. */
+const READY_DEADLINE = 20_000;
+
+/** How soon the gateway has to answer when the page comes back into sight, in milliseconds. */
+const PROBE_DEADLINE = 5_000;
+
+/** A session that lasted this long was a good one even if nothing happened, in milliseconds. */
+const LASTED = 10_000;
+
+/** The share of a token's remaining life after which the next one is asked for. */
+const RENEW_AFTER = 0.8;
+
+/** The least time between two attempts to get a token in a session, in milliseconds. */
+const RENEW_PAUSE = 1_000;
+
+/** The longest time that a browser's timers take, in milliseconds. */
+const TIMER_MAX = 2 ** 31 - 1;
+
+/** So many WebSockets in a row have to fail before Server-Sent Events are used. */
+const SOCKET_FAILURES = 2;
+
+/** After this time WebSockets are tried again when a connection is opened, in milliseconds. */
+const SOCKET_BAN = 600_000;
+
+/** Frames of the gateway that matter here; others are ignored. */
+type Frame =
+  | Ready
+  | { type: 'events'; cursor?: string; events: MessageEvent[] }
+  | { type: 'auth' | 'pong' }
+  | { type: 'close'; code: number; reason: string }
+  | { type: 'error'; code: string; message: string };
+
+/** How a session ended. Without a loss, only so that another one takes its place with a new token. */
+interface Ended {
+  readonly loss?: Loss;
+  readonly wasReady: boolean;
+  readonly hasProved: boolean;
+}
+
+/** Whether the browser says that there is no network. It may be wrong, above all where the gateway is on the same machine. */
+function isOffline(): boolean {
+  return globalThis.navigator?.onLine === false;
+}
+
+/** A person's connection to a gateway. */
+export class HeraldClient {
+  /** Is told what subscribers and the token's source throw. */
+  readonly onError: ErrorSink;
+  /** Where the connection stands. */
+  readonly connection: Readable<ConnectionState>;
+  readonly #state: Writable<ConnectionState>;
+  readonly #api: Api;
+  readonly #listeners: { [E in keyof HeraldEvents]?: Listeners<HeraldEvents[E]> } = {};
+  readonly #backoff = new Backoff();
+  #cursor: string | undefined;
+  /** What has been told and lies behind the cursor, by `seq`: it comes again if the session is lost now. */
+  #provisional = new Set<number>();
+  /** What comes again, and has been told. */
+  #repeated = new Set<number>();
+  #running: AbortController | null = null;
+  #socketFailures = 0;
+  #socketBanEnds = 0;
+  /** Something may have changed outside: proves that the session lives, or cuts the wait for the next one short. */
+  #stir: ((networkIsNew: boolean) => void) | null = null;
+
+  constructor(options: HeraldClientOptions) {
+    this.onError =
+      options.onError ??
+      ((error) =>
+        queueMicrotask(() => {
+          throw error;
+        }));
+    this.#api = new Api(options, this.onError);
+    this.connection = this.#state = new Writable<ConnectionState>({ status: 'idle' }, this.onError);
+  }
+
+  /** Whose connection it is; `null` before the first token. */
+  get user(): string | null {
+    return this.#api.user;
+  }
+
+  /** Where the stream of events stands: everything before it has been told. It is known while the client is connected or on its way. */
+  get cursor(): string | undefined {
+    return this.#running ? this.#cursor : undefined;
+  }
+
+  /** Connects, from this position on if one is given. While the client is connected or on its way, it does nothing. */
+  connect(cursor?: string): void {
+    if (this.#running) return;
+    const running = (this.#running = new AbortController());
+    this.#cursor = cursor;
+    const { signal } = running;
+    const stir = (networkIsNew: boolean) => (): void => {
+      if (globalThis.document?.visibilityState !== 'hidden' || networkIsNew) this.#stir?.(networkIsNew);
+    };
+    globalThis.addEventListener?.('online', stir(true), { signal });
+    globalThis.addEventListener?.('offline', stir(false), { signal });
+    globalThis.addEventListener?.('pageshow', stir(false), { signal });
+    globalThis.document?.addEventListener('visibilitychange', stir(false), { signal });
+    this.#run(signal).catch(this.onError);
+  }
+
+  /** Ends the connection and all calls on their way. Nothing of it is left behind; `connect()` would begin anew. */
+  close(): void {
+    this.#stop({ status: 'closed' });
+    this.#api.abort();
+  }
+
+  /**
+   * Listens to events of the gateway.
+   *
+   * @returns a function that ends that.
+   */
+  on<E extends keyof HeraldEvents>(event: E, listener: (value: HeraldEvents[E]) => void): () => void {
+    return this.#listenersOf(event).add(listener);
+  }
+
+  /** Loads a page of conversations, newest first. */
+  conversations(options: PageOptions = {}): Promise<ConversationPage> {
+    return this.#page('', options);
+  }
+
+  /** Loads a page of a conversation: the newest messages, or those before the page that is named. */
+  messages(conversation: string, options: PageOptions = {}): Promise<MessagePage> {
+    return this.#page(`/${encodeURIComponent(conversation)}/messages`, options);
+  }
+
+  /** Sends a message. Repeated with the same id, it is written once. */
+  async send(
+    conversation: string,
+    message: { readonly id: string; readonly content: string },
+    options: CallOptions = {},
+  ): Promise<Message> {
+    const { id, content } = message;
+    const answer = await this.#post<{ message: Message }>(conversation, 'messages', options, { id, content });
+    return answer.message;
+  }
+
+  /**
+   * Marks as read what the person has received in a conversation.
+   *
+   * @returns how many messages that were.
+   */
+  async markRead(conversation: string, options: CallOptions = {}): Promise<number> {
+    return (await this.#post<{ updated: number }>(conversation, 'read', options)).updated;
+  }
+
+  #page<T>(path: string, { limit, before, signal }: PageOptions): Promise<T> {
+    const query = new URLSearchParams();
+    if (limit) query.set('limit', `${limit}`);
+    if (before) query.set('before', before);
+    return this.#api.json(`/v1/conversations${path}?${query}`, signal ? { signal } : {});
+  }
+
+  #post<T>(conversation: string, what: string, { signal }: CallOptions, body?: object): Promise<T> {
+    return this.#api.json(`/v1/conversations/${encodeURIComponent(conversation)}/${what}`, {
+      method: 'POST',
+      ...(signal && { signal }),
+      ...(body && { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } }),
+    });
+  }
+
+  #listenersOf<E extends keyof HeraldEvents>(event: E): Listeners<HeraldEvents[E]> {
+    return ((this.#listeners[event] as Listeners<HeraldEvents[E]> | undefined) ??= new Listeners(this.onError));
+  }
+
+  #emit<E extends keyof HeraldEvents>(event: E, value: HeraldEvents[E]): void {
+    this.#listenersOf(event).call(value);
+  }
+
+  #stop(state: ConnectionState): void {
+    this.#running?.abort();
+    this.#running = null;
+    this.#state.set(state);
+  }
+
+  /** Holds sessions, one after the other, until there is no point in another or the signal ends it. */
+  async #run(signal: AbortSignal): Promise<void> {
+    let isRenewal = false;
+    for (let attempt = 1; !signal.aborted; attempt++) {
+      if (!isRenewal) this.#state.set(isOffline() ? { status: 'offline' } : { status: 'connecting', attempt });
+      const isSocket = this.#socketFailures < SOCKET_FAILURES || Date.now() >= this.#socketBanEnds;
+      let { loss, wasReady, hasProved } = await this.#session(isSocket, signal);
+      if (signal.aborted) return;
+      isRenewal = !loss;
+      if (wasReady) attempt = 0;
+      if (hasProved) this.#backoff.reset();
+      if (isSocket && wasReady) this.#socketFailures = 0;
+      if (isSocket && !wasReady && loss && 'code' in loss && loss.code === BROKEN) {
+        const found = await this.#diagnose(loss, signal);
+        if (signal.aborted) return;
+        if (found === loss && ++this.#socketFailures >= SOCKET_FAILURES) {
+          this.#socketBanEnds = Date.now() + SOCKET_BAN;
+          continue;
+        }
+        loss = found;
+      }
+      if (!loss) continue;
+      const reason = 'code' in loss ? loss.reason : loss.detail;
+      const next = decide(loss, hasProved, this.#backoff);
+      if (next.kind === 'never') {
+        return this.#stop({ status: 'refused', code: 'code' in loss ? loss.code : loss.status, reason });
+      }
+      // A source that has none now may have one for the next attempt, which asks again.
+      if (next.newToken) await this.#api.renew('rejected').catch(() => {});
+      if (next.delay > 0) await this.#wait(next.delay, next.firm, reason, signal);
+    }
+  }
+
+  /**
+   * Asks by HTTP why a WebSocket did not open, which a browser does not tell. If HTTP is let in, the answer is the same loss: then
+   * it is the WebSockets that do not pass.
+   */
+  async #diagnose(loss: Loss, signal: AbortSignal): Promise<Loss> {
+    const token = this.#api.token();
+    try {
+      await this.#api.json('/v1/events', { method: 'HEAD', signal });
+      // With another token than before, the WebSocket may open as well.
+      return token === this.#api.token() ? loss : { code: BROKEN, reason: 'The token was not accepted.' };
+    } catch (error) {
+      return error as Loss;
+    }
+  }
+
+  /** Waits, until the page is looked at again or the network is back if the wait is not a firm one. */
+  #wait(delay: number, isFirm: boolean, reason: string, signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      const retryAt = Date.now() + delay;
+      const show = (): void =>
+        this.#state.set(isOffline() ? { status: 'offline' } : { status: 'waiting', retryAt, reason });
+      const done = (): void => {
+        clearTimeout(timer);
+        signal.removeEventListener('abort', done);
+        this.#stir = null;
+        resolve();
+      };
+      const timer = setTimeout(done, delay);
+      signal.addEventListener('abort', done);
+      this.#stir = () => (isFirm || isOffline() ? show() : done());
+      show();
+    });
+  }
+
+  /** Holds one session, from opening it to its end. */
+  async #session(isSocket: boolean, signal: AbortSignal): Promise<Ended> {
+    const token = isSocket ? await this.#api.token().catch(() => null) : '';
+    if (token === null || signal.aborted) {
+      return { loss: { code: BROKEN - 1, reason: 'There is no token.' }, wasReady: false, hasProved: false };
+    }
+    return new Promise((resolve) => {
+      let readyAt = 0;
+      let heardAt = 0;
+      let hasEvents = false;
+      let beat = 0;
+      let pulse: ReturnType<typeof setTimeout>;
+      let renewal: ReturnType<typeof setTimeout>;
+      const hasEnded = new AbortController();
+
+      const end = (loss?: Loss): void => {
+        if (hasEnded.signal.aborted) return;
+        hasEnded.abort();
+        clearTimeout(pulse);
+        clearTimeout(renewal);
+        signal.removeEventListener('abort', leave);
+        this.#stir = null;
+        carrier.close();
+        const hasProved = hasEvents || (readyAt > 0 && Date.now() - readyAt >= LASTED);
+        resolve({ ...(loss && { loss }), wasReady: readyAt > 0, hasProved });
+      };
+      const leave = (): void => end();
+      const silence = (): void => end({ code: BROKEN, reason: 'The gateway has gone silent.' });
+
+      /** Expects a sign of life within this time. */
+      const expect = (within: number): void => {
+        clearTimeout(pulse);
+        pulse = setTimeout(silence, within);
+      };
+      const probe = (within: number): void => {
+        expect(within);
+        carrier.send?.({ type: 'ping', ref: '' });
+      };
+      /** Something came. The gateway's own pings are not told to a page, so after one beat of silence it sends one of its own. */
+      const alive = (): void => {
+        heardAt = Date.now();
+        if (!readyAt) return;
+        clearTimeout(pulse);
+        pulse = setTimeout(() => probe(1.5 * beat), beat);
+      };
+
+      const renewLater = (): void => {
+        const life = (this.#api.expiresAt - Date.now()) * RENEW_AFTER;
+        renewal = setTimeout(renew, Math.min(Math.max(life, RENEW_PAUSE), TIMER_MAX));
+      };
+      const renew = async (): Promise<void> => {
+        const next = await this.#api.renew('expiring').catch(() => null);
+        if (hasEnded.signal.aborted) return;
+        if (next && !carrier.send) return end();
+        if (next) carrier.send?.({ type: 'auth', token: next });
+        renewLater();
+      };
+
+      const take = (frame: Frame): void => {
+        switch (frame.type) {
+          case 'ready':
+            readyAt = Date.now();
+            beat = frame.heartbeat_s * 1000;
+            this.#api.user = frame.user;
+            this.#cursor = frame.cursor;
+            this.#repeated = new Set(frame.resumed ? [...this.#repeated, ...this.#provisional] : []);
+            this.#provisional.clear();
+            alive();
+            renewLater();
+            this.#state.set({ status: 'live', transport: isSocket ? 'websocket' : 'events' });
+            this.#emit('ready', frame);
+            if (frame.resumed === false) this.#emit('discontinuity', { reason: frame.reason ?? 'unknown' });
+            break;
+          case 'events':
+            hasEvents ||= frame.events.length > 0;
+            this.#tell(frame.events.filter(({ seq }) => !this.#repeated.delete(seq)));
+            if (frame.cursor) {
+              this.#cursor = frame.cursor;
+              this.#provisional.clear();
+            } else {
+              for (const { seq } of frame.events) this.#provisional.add(seq);
+            }
+            break;
+          case 'close':
+            return end(frame);
+          case 'error':
+            this.onError(new Error(frame.message));
+        }
+      };
+
+      const hearer: Hearer = {
+        alive,
+        frame: (text) => {
+          if (hasEnded.signal.aborted) return;
+          try {
+            take(JSON.parse(text) as Frame);
+          } catch (error) {
+            this.onError(error);
+            end({ code: BROKEN, reason: 'The gateway sent what is no frame.' });
+          }
+        },
+        ended: end,
+      };
+      const carrier: Carrier = isSocket
+        ? openSocket(this.#api, token, this.#cursor, hearer)
+        : openEvents(this.#api, this.#cursor, hearer);
+      expect(READY_DEADLINE);
+      signal.addEventListener('abort', leave);
+      this.#stir = (networkIsNew) => {
+        if (readyAt && carrier.send) probe(PROBE_DEADLINE);
+        else if (readyAt ? Date.now() - heardAt > 1.5 * beat : networkIsNew) silence();
+      };
+    });
+  }
+
+  #tell(events: readonly MessageEvent[]): void {
+    if (events.length > 0) this.#emit('batch', events);
+    for (const event of events) {
+      // What a newer gateway adds is not known here.
+      if (event.op === 'insert') this.#emit('insert', event);
+      else if (event.op === 'update') this.#emit('update', event);
+      else if (event.op === 'delete') this.#emit('delete', event);
+    }
+  }
+}

@@ -1,0 +1,151 @@
+/**
+ * The conversations of one person, from pages and events that come in any order. Pure.
+ *
+ * A preview holds its newest message without an id, and its unread messages as a number, so that events alone cannot always say
+ * what it becomes. Then what is most likely is shown, and `isDoubtful` asks for the list to be loaded again. The rules:
+ *
+ * 1. A page's rows replace what is known. The events that came while it was on its way are applied after it.
+ * 2. A page may be ahead of the stream. `asOf` is the newest message that it knew, so a message that is newer than that is not in
+ *    it and counts for certain, and of any other nobody knows: doubt.
+ * 3. Unread messages that events have told about are known by their ids. So what is counted twice or marked as read twice changes
+ *    nothing. The others are a number only, and lower it without an id: doubt, unless the row shows that it was unread.
+ */
+
+import { parseConversation } from './conversation.js';
+import { compareTimes } from './order.js';
+import { share } from './share.js';
+import type { Conversation, ConversationPage, Message, MessageEvent } from './types.js';
+
+interface Entry {
+  shown: Conversation;
+  /** How many messages are unread besides those in `unread`. */
+  others: number;
+  unread: Set<string>;
+  asOf: string;
+}
+
+/** Whether a message is for this person, from somebody else, and not read. */
+export function isUnread({ sender_id, receiver_id, is_read }: Message, user: string | null): boolean {
+  return receiver_id === user && sender_id !== user && !is_read;
+}
+
+/** The conversations that are loaded. */
+export class ConversationList {
+  /** Newest first. Another array after each change. */
+  shown: readonly Conversation[] = [];
+  /** Leads to the next page; `null` if there is none. */
+  next: string | null = null;
+  /** Whether the list has to be loaded again to be exact. */
+  isDoubtful = false;
+  readonly #entries = new Map<string, Entry>();
+
+  /** Whose conversations they are. */
+  user: string | null = null;
+
+  /** The preview of a conversation, if it is loaded. */
+  find(conversation: string): Conversation | undefined {
+    return this.#entries.get(conversation)?.shown;
+  }
+
+  /** Begins with a first page, or takes another look at the first page, or adds one that follows. */
+  addPage(page: ConversationPage, since: readonly MessageEvent[], kind: 'new' | 'again' | 'more'): void {
+    const { conversations, next } = page;
+    const oldest = conversations.at(-1)?.last_message_time ?? '';
+    const listed = new Set(conversations.map((row) => row.conversation_id));
+    for (const [id, { shown }] of this.#entries) {
+      // What should be on a first page and is not there is gone.
+      const isAbove = kind === 'again' && (!next || compareTimes(shown.last_message_time, oldest) > 0);
+      if ((kind === 'new' || isAbove) && !listed.has(id)) this.#entries.delete(id);
+    }
+    for (const row of conversations) {
+      // Who writes to himself has read it.
+      const others = row.other_user_id === this.user ? 0 : row.unread_count;
+      this.#set({ shown: this.find(row.conversation_id) ?? row, others, unread: new Set(), asOf: row.last_message_time }, row);
+    }
+    // More may be loaded than this first page.
+    if (kind !== 'again' || this.#entries.size <= conversations.length) this.next = next;
+    this.isDoubtful = false;
+    this.applyAll(since);
+  }
+
+  /** Applies events. `before` finds what is known of a message as it was before them. */
+  applyAll(events: readonly MessageEvent[], before?: (event: MessageEvent) => Message | undefined): void {
+    for (const event of events) this.#apply(event, before?.(event));
+    this.#sort();
+  }
+
+  /** Applies the answer to a send. */
+  answer(conversation: string, message: Message): void {
+    this.applyAll([{ op: 'insert', seq: 0, conversation, message }]);
+  }
+
+  /** Everything in this conversation has been read. */
+  markRead(conversation: string): void {
+    const entry = this.#entries.get(conversation);
+    if (!entry) return;
+    entry.others = 0;
+    entry.unread.clear();
+    this.#set(entry);
+    this.#sort();
+  }
+
+  #apply({ op, conversation, message }: MessageEvent, before?: Message): void {
+    const entry = this.#entries.get(conversation);
+    if (op === 'delete') {
+      this.isDoubtful ||= !!entry;
+    } else if (op === 'insert') {
+      this.#insert(conversation, message, entry);
+    } else if (!entry) {
+      // The message has moved here, because its product is gone. Where not all is loaded, it may just be one that is not.
+      this.isDoubtful ||= !this.next;
+    } else {
+      if (!isUnread(message, this.user) && !entry.unread.delete(message.id) && message.receiver_id === this.user) {
+        if (entry.others > 0 && !before?.is_read) {
+          entry.others--;
+          this.isDoubtful ||= !before;
+        }
+      }
+      const isNewest = compareTimes(message.created_at, entry.shown.last_message_time) === 0;
+      this.#set(entry, isNewest ? { last_message: message.content } : {});
+    }
+  }
+
+  #insert(conversation: string, message: Message, known: Entry | undefined): void {
+    const { userId, productId } = parseConversation(conversation);
+    const unread = isUnread(message, this.user);
+    const time = message.created_at;
+    if (known && compareTimes(time, known.asOf) <= 0) {
+      this.isDoubtful ||= unread;
+      return;
+    }
+    const isFromOther = message.sender_id === userId;
+    const shown: Conversation = {
+      conversation_id: conversation,
+      other_user_id: userId,
+      other_username: isFromOther ? message.sender_username : message.receiver_username,
+      other_avatar: isFromOther ? message.sender_avatar : message.receiver_avatar,
+      product_id: productId,
+      product_title: message.product_title,
+      last_message: message.content,
+      last_message_time: time,
+      unread_count: 0,
+    };
+    // A conversation that is not loaded may have unread messages already.
+    if (!known) this.isDoubtful ||= !!this.next;
+    const entry = known ?? { shown, others: 0, unread: new Set(), asOf: '' };
+    if (unread) entry.unread.add(message.id);
+    this.#set(entry, compareTimes(time, entry.shown.last_message_time) >= 0 ? shown : {});
+  }
+
+  #set(entry: Entry, changes: Partial<Conversation> = {}): void {
+    const unread_count = entry.others + entry.unread.size;
+    entry.shown = share(entry.shown, { ...entry.shown, ...changes, unread_count });
+    this.#entries.set(entry.shown.conversation_id, entry);
+  }
+
+  #sort(): void {
+    const shown = [...this.#entries.values()].map((entry) => entry.shown);
+    shown.sort((one, other) => compareTimes(other.last_message_time, one.last_message_time));
+    this.shown = share(this.shown, shown);
+  }
+}
