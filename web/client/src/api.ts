@@ -28,24 +28,17 @@ export function claimsOf(token: string): Claims {
  * How much longer a token is good, in milliseconds. A clock that is wrong by more than a token's life is not believed, and the
  * token is then taken to be fresh.
  */
-export function remainingLife({ exp, iat }: Claims, now: number): number {
-  if (exp === undefined) return Infinity;
-  const life = (exp - (iat ?? exp - 60)) * 1000;
+export function remainingLife({ exp = Infinity, iat = 0 }: Claims, now: number): number {
+  const life = (exp - iat) * 1000;
   const remaining = exp * 1000 - now;
-  return remaining > 0 && (iat === undefined || remaining <= life) ? remaining : life;
+  return remaining > 0 && remaining < life ? remaining : life;
 }
 
 /** Makes an error of an answer. */
 async function problemOf(answer: Response): Promise<ProblemError> {
-  let detail = answer.statusText || `the gateway answered ${answer.status}`;
-  try {
-    const body = (await answer.json()) as { detail?: unknown };
-    if (typeof body.detail === 'string') detail = body.detail;
-  } catch {
-    // What answered was no gateway; its status says enough.
-  }
-  const retryAfter = Number.parseInt(answer.headers.get('retry-after') ?? '', 10);
-  return new ProblemError(answer.status, detail, Number.isNaN(retryAfter) ? undefined : retryAfter);
+  // What is no problem body was sent by no gateway; its status says enough.
+  const { detail } = (await answer.json().catch(() => ({}))) as { detail?: string };
+  return new ProblemError(answer.status, detail ?? `HTTP ${answer.status}`, Number(answer.headers.get('retry-after')) || 0);
 }
 
 /** Calls the gateway as the person whose tokens it is given. */
@@ -110,14 +103,14 @@ export class Api {
       if (cause.aborted) end();
       cause.addEventListener('abort', end);
     }
-    const timer = setTimeout(() => ending.abort(unreachable()), ANSWER_DEADLINE);
+    const timer = setTimeout(() => ending.abort(lost()), ANSWER_DEADLINE);
     try {
       const answer = await this.request(path, { ...init, signal: ending.signal });
       const text = await answer.text();
       return (text && JSON.parse(text)) as T;
     } catch (error) {
       ending.signal.throwIfAborted();
-      throw error instanceof ProblemError ? error : unreachable();
+      throw error instanceof ProblemError ? error : lost();
     } finally {
       clearTimeout(timer);
       for (const cause of causes) cause.removeEventListener('abort', end);
@@ -144,7 +137,7 @@ export class Api {
   }
 }
 
-/** There was no answer. */
-export function unreachable(): ProblemError {
-  return new ProblemError(0, 'The gateway cannot be reached.');
+/** The connection ended, or did not come about: with a close code of the protocol, or without a word. */
+export function lost(code = 0, reason?: string): ProblemError {
+  return new ProblemError(code, reason || 'The gateway cannot be reached.');
 }

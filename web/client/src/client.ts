@@ -1,9 +1,9 @@
 /** A person's connection to a gateway, which comes back by itself, and the calls of the HTTP API. */
 
-import { Api } from './api.js';
-import { BROKEN, openEvents, openSocket, type Carrier, type Hearer } from './carrier.js';
+import { Api, lost } from './api.js';
+import { openEvents, openSocket, type Carrier, type Hearer } from './carrier.js';
 import { Listeners, Writable, type ErrorSink } from './readable.js';
-import { Backoff, decide, type Loss } from './recovery.js';
+import { Backoff, comeBack } from './recovery.js';
 import type {
   CallOptions,
   ConnectionState,
@@ -14,6 +14,7 @@ import type {
   MessageEvent,
   MessagePage,
   PageOptions,
+  ProblemError,
   Readable,
   Ready,
 } from './types.js';
@@ -52,7 +53,7 @@ type Frame =
 
 /** How a session ended. Without a loss, only so that another one takes its place with a new token. */
 interface Ended {
-  readonly loss?: Loss;
+  readonly loss?: ProblemError | undefined;
   readonly wasReady: boolean;
   readonly hasProved: boolean;
 }
@@ -60,6 +61,11 @@ interface Ended {
 /** Whether the browser says that there is no network. It may be wrong, above all where the gateway is on the same machine. */
 function isOffline(): boolean {
   return globalThis.navigator?.onLine === false;
+}
+
+/** A session that did not come about. */
+function failure(loss: ProblemError): Ended {
+  return { loss, wasReady: false, hasProved: false };
 }
 
 /** A person's connection to a gateway. */
@@ -110,13 +116,11 @@ export class HeraldClient {
     const running = (this.#running = new AbortController());
     this.#cursor = cursor;
     const { signal } = running;
-    const stir = (networkIsNew: boolean) => (): void => {
-      if (globalThis.document?.visibilityState !== 'hidden' || networkIsNew) this.#stir?.(networkIsNew);
+    const stir = ({ type }: Event): void => {
+      if (globalThis.document?.visibilityState !== 'hidden' || type === 'online') this.#stir?.(type === 'online');
     };
-    globalThis.addEventListener?.('online', stir(true), { signal });
-    globalThis.addEventListener?.('offline', stir(false), { signal });
-    globalThis.addEventListener?.('pageshow', stir(false), { signal });
-    globalThis.document?.addEventListener('visibilitychange', stir(false), { signal });
+    for (const type of ['online', 'offline', 'pageshow']) globalThis.addEventListener?.(type, stir, { signal });
+    globalThis.document?.addEventListener('visibilitychange', stir, { signal });
     this.#run(signal).catch(this.onError);
   }
 
@@ -200,46 +204,36 @@ export class HeraldClient {
     for (let attempt = 1; !signal.aborted; attempt++) {
       if (!isRenewal) this.#state.set(isOffline() ? { status: 'offline' } : { status: 'connecting', attempt });
       const isSocket = this.#socketFailures < SOCKET_FAILURES || Date.now() >= this.#socketBanEnds;
-      let { loss, wasReady, hasProved } = await this.#session(isSocket, signal);
+      let { loss, wasReady, hasProved } = await this.#session(isSocket, signal).catch((error: unknown) => failure(lost(0, String(error))));
+      if (isSocket && wasReady) this.#socketFailures = 0;
+      // A browser does not tell why a WebSocket did not open, but HTTP does.
+      if (isSocket && !wasReady && loss && [0, 1006].includes(loss.status)) loss = await this.#diagnose(loss, signal);
       if (signal.aborted) return;
       isRenewal = !loss;
       if (wasReady) attempt = 0;
       if (hasProved) this.#backoff.reset();
-      if (isSocket && wasReady) this.#socketFailures = 0;
-      if (isSocket && !wasReady && loss && 'code' in loss && loss.code === BROKEN) {
-        const found = await this.#diagnose(loss, signal);
-        if (signal.aborted) return;
-        if (found === loss && ++this.#socketFailures >= SOCKET_FAILURES) {
-          this.#socketBanEnds = Date.now() + SOCKET_BAN;
-          continue;
-        }
-        loss = found;
-      }
       if (!loss) continue;
-      const reason = 'code' in loss ? loss.reason : loss.detail;
-      const next = decide(loss, hasProved, this.#backoff);
-      if (next.kind === 'never') {
-        return this.#stop({ status: 'refused', code: 'code' in loss ? loss.code : loss.status, reason });
-      }
+      const { status, detail } = loss;
+      const delay = comeBack(loss, hasProved, this.#backoff);
+      if (!delay) return this.#stop({ status: 'refused', code: status, reason: detail });
       // A source that has none now may have one for the next attempt, which asks again.
-      if (next.newToken) await this.#api.renew('rejected').catch(() => {});
-      if (next.delay > 0) await this.#wait(next.delay, next.firm, reason, signal);
+      if (status === 401 || status === 4001) await this.#api.renew('rejected').catch(() => {});
+      if (delay[0] > 0) await this.#wait(...delay, detail, signal);
     }
   }
 
-  /**
-   * Asks by HTTP why a WebSocket did not open, which a browser does not tell. If HTTP is let in, the answer is the same loss: then
-   * it is the WebSockets that do not pass.
-   */
-  async #diagnose(loss: Loss, signal: AbortSignal): Promise<Loss> {
+  /** Asks by HTTP why a WebSocket did not open. If HTTP is let in, it is the WebSockets that do not pass. */
+  async #diagnose(loss: ProblemError, signal: AbortSignal): Promise<ProblemError | undefined> {
     const token = this.#api.token();
     try {
       await this.#api.json('/v1/events', { method: 'HEAD', signal });
-      // With another token than before, the WebSocket may open as well.
-      return token === this.#api.token() ? loss : { code: BROKEN, reason: 'The token was not accepted.' };
     } catch (error) {
-      return error as Loss;
+      return error as ProblemError;
     }
+    // With another token than before, the next WebSocket may open.
+    if (token !== this.#api.token() || ++this.#socketFailures < SOCKET_FAILURES) return loss;
+    this.#socketBanEnds = Date.now() + SOCKET_BAN;
+    return undefined;
   }
 
   /** Waits, until the page is looked at again or the network is back if the wait is not a firm one. */
@@ -265,7 +259,7 @@ export class HeraldClient {
   async #session(isSocket: boolean, signal: AbortSignal): Promise<Ended> {
     const token = isSocket ? await this.#api.token().catch(() => null) : '';
     if (token === null || signal.aborted) {
-      return { loss: { code: BROKEN - 1, reason: 'There is no token.' }, wasReady: false, hasProved: false };
+      return failure(lost(-1, 'There is no token.'));
     }
     return new Promise((resolve) => {
       let readyAt = 0;
@@ -276,7 +270,7 @@ export class HeraldClient {
       let renewal: ReturnType<typeof setTimeout>;
       const hasEnded = new AbortController();
 
-      const end = (loss?: Loss): void => {
+      const end = (loss?: ProblemError): void => {
         if (hasEnded.signal.aborted) return;
         hasEnded.abort();
         clearTimeout(pulse);
@@ -285,10 +279,10 @@ export class HeraldClient {
         this.#stir = null;
         carrier.close();
         const hasProved = hasEvents || (readyAt > 0 && Date.now() - readyAt >= LASTED);
-        resolve({ ...(loss && { loss }), wasReady: readyAt > 0, hasProved });
+        resolve({ loss, wasReady: readyAt > 0, hasProved });
       };
       const leave = (): void => end();
-      const silence = (): void => end({ code: BROKEN, reason: 'The gateway has gone silent.' });
+      const silence = (): void => end(lost());
 
       /** Expects a sign of life within this time. */
       const expect = (within: number): void => {
@@ -302,7 +296,7 @@ export class HeraldClient {
       /** Something came. The gateway's own pings are not told to a page, so after one beat of silence it sends one of its own. */
       const alive = (): void => {
         heardAt = Date.now();
-        if (!readyAt) return;
+        if (!readyAt || hasEnded.signal.aborted) return;
         clearTimeout(pulse);
         pulse = setTimeout(() => probe(1.5 * beat), beat);
       };
@@ -345,7 +339,7 @@ export class HeraldClient {
             }
             break;
           case 'close':
-            return end(frame);
+            return end(lost(frame.code, frame.reason));
           case 'error':
             this.onError(new Error(frame.message));
         }
@@ -359,7 +353,7 @@ export class HeraldClient {
             take(JSON.parse(text) as Frame);
           } catch (error) {
             this.onError(error);
-            end({ code: BROKEN, reason: 'The gateway sent what is no frame.' });
+            end(lost());
           }
         },
         ended: end,

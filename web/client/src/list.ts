@@ -8,7 +8,7 @@
  * 2. A page may be ahead of the stream. `asOf` is the newest message that it knew, so a message that is newer than that is not in
  *    it and counts for certain, and of any other nobody knows: doubt.
  * 3. Unread messages that events have told about are known by their ids. So what is counted twice or marked as read twice changes
- *    nothing. The others are a number only, and lower it without an id: doubt, unless the row shows that it was unread.
+ *    nothing. The others are a number only. A message that is read now may have been one of them, or not: doubt.
  */
 
 import { parseConversation } from './conversation.js';
@@ -68,9 +68,9 @@ export class ConversationList {
     this.applyAll(since);
   }
 
-  /** Applies events. `before` finds what is known of a message as it was before them. */
-  applyAll(events: readonly MessageEvent[], before?: (event: MessageEvent) => Message | undefined): void {
-    for (const event of events) this.#apply(event, before?.(event));
+  /** Applies events. */
+  applyAll(events: readonly MessageEvent[]): void {
+    for (const event of events) this.#apply(event);
     this.#sort();
   }
 
@@ -89,25 +89,21 @@ export class ConversationList {
     this.#sort();
   }
 
-  #apply({ op, conversation, message }: MessageEvent, before?: Message): void {
+  #apply({ op, conversation, message }: MessageEvent): void {
     const entry = this.#entries.get(conversation);
-    if (op === 'delete') {
-      this.isDoubtful ||= !!entry;
-    } else if (op === 'insert') {
-      this.#insert(conversation, message, entry);
-    } else if (!entry) {
-      // The message has moved here, because its product is gone. Where not all is loaded, it may just be one that is not.
-      this.isDoubtful ||= !this.next;
-    } else {
-      if (!isUnread(message, this.user) && !entry.unread.delete(message.id) && message.receiver_id === this.user) {
-        if (entry.others > 0 && !before?.is_read) {
-          entry.others--;
-          this.isDoubtful ||= !before;
-        }
-      }
-      const isNewest = compareTimes(message.created_at, entry.shown.last_message_time) === 0;
-      this.#set(entry, isNewest ? { last_message: message.content } : {});
+    if (op === 'insert') return this.#insert(conversation, message, entry);
+    // A message that is gone may have been unread, or the newest. One in a conversation that is not known has moved there, because
+    // its product is gone; but where not all are loaded, it may just be one that is not.
+    if (!entry || op === 'delete') {
+      this.isDoubtful ||= !!entry || !this.next;
+      return;
     }
+    if (message.receiver_id === this.user && message.is_read && !entry.unread.delete(message.id) && entry.others > 0) {
+      entry.others--;
+      this.isDoubtful = true;
+    }
+    const isNewest = compareTimes(message.created_at, entry.shown.last_message_time) === 0;
+    this.#set(entry, isNewest ? { last_message: message.content } : {});
   }
 
   #insert(conversation: string, message: Message, known: Entry | undefined): void {

@@ -13,16 +13,16 @@ import { ConversationList, isUnread } from './list.js';
 import { Writable } from './readable.js';
 import { Backoff, retryDelay } from './recovery.js';
 import { share } from './share.js';
-import {
+import type {
+   ConversationStore,
   ProblemError,
-  type ConversationStore,
-  type ConversationStoreState,
-  type Counterpart,
-  type Message,
-  type MessageEvent,
-  type Ready,
-  type Thread,
-  type ThreadMessage,
+  ConversationStoreState,
+  Counterpart,
+  Message,
+  MessageEvent,
+  Ready,
+  Thread,
+  ThreadMessage,
 } from './types.js';
 
 /** What a page holds at least, and at most (PROTOCOL.md, "Paging"). */
@@ -182,7 +182,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
         return true;
       } catch (thrown) {
         if (signal.aborted) return false;
-        const problem = problemOf(thrown);
+        const problem = thrown as ProblemError;
         const goesOn = failed(problem) && problem.isTemporary;
         emit();
         if (!goesOn || !(await pause(...retryDelay(problem, delays))) || signal.aborted) return false;
@@ -278,9 +278,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
   function hear(events: readonly MessageEvent[]): void {
     for (const since of recordings) since.push(...events);
     list.user = client.user;
-    list.applyAll(events, ({ conversation, message: { id } }) =>
-      histories.get(conversation)?.rows.find((row) => row.id === id),
-    );
+    list.applyAll(events);
     for (const event of events) {
       outbox.delete(event.message.id);
       for (const history of histories.values()) history.apply(event);
@@ -353,7 +351,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
       } catch (thrown) {
         // The event may have been quicker than the answer.
         if (signal.aborted || !outbox.has(id)) continue;
-        const problem = problemOf(thrown);
+        const problem = thrown as ProblemError;
         if (problem.isTemporary) await pause(...retryDelay(problem, delays));
         else setOutgoing(id, 'failed', problem);
       }
@@ -514,9 +512,4 @@ export function createConversationStore(client: HeraldClient): ConversationStore
       emit();
     },
   };
-}
-
-/** Calls fail with problems only, but for defects. */
-function problemOf(thrown: unknown): ProblemError {
-  return thrown instanceof ProblemError ? thrown : new ProblemError(-1, String(thrown));
 }

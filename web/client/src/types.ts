@@ -244,17 +244,15 @@ export interface ConversationStore extends Readable<ConversationStoreState> {
   discard(id: string): void;
 }
 
-/** An answer of the gateway that is an error (RFC 9457), or no answer. */
+/** An answer of the gateway that is an error (RFC 9457), or no answer, or the end of a connection. */
 export class ProblemError extends Error {
-  override readonly name = 'ProblemError';
-
   constructor(
-    /** The HTTP status; 0 if there was no answer. */
+    /** The HTTP status, or a connection's close code; 0 if there was neither. */
     readonly status: number,
     /** What to do about it. */
     readonly detail: string,
-    /** After how many seconds the gateway wants to be asked again, if it said so. */
-    readonly retryAfter?: number,
+    /** After how many seconds the gateway wants to be asked again; 0 if it did not say. */
+    readonly retryAfter = 0,
   ) {
     super(detail);
   }
