@@ -3,29 +3,28 @@
  *
  * What is known, and when, is this:
  *
- * - Events come in the order of commits, and of one message they come in the order of `seq`. An event's row may be newer than the
- *   event (the gateway reads it afterwards), never older.
+ * - Events come in the order of commits, each of them once; the client sees to that. An event's row may be newer than the event (the
+ *   gateway reads it afterwards), never older. The id of a deleted message is never used again.
  * - A page is asked for only while the stream of events has a position, and is a later snapshot than that position. So it may lie
  *   behind events that come before its answer does, and ahead of events that come after it.
  *
  * From that follow the rules, and the invariant that they keep: **once the stream has passed the snapshots of all pages, the
- * history is what the database has, for the range from `floor` on.**
+ * history is what the database has, for the range from `floor` on; and nothing older ever replaces what the stream has said.**
  *
- * 1. An event is never overwritten by an event with a lower `seq`, so that what is sent again changes nothing. A delete is
- *    remembered, so that it is not undone either.
- * 2. A page adds what is not known. It overwrites nothing: a known row is as new as the stream, and every change that the page is
+ * 1. A page adds what is not known, and overwrites nothing: a known row is as new as the stream, and every change that the page is
  *    ahead by has an event of its own, which will come. The events that came while the page was on its way are applied after it,
  *    because it may not know of them.
- * 3. An insert and the answer to a send only add, for the same reason.
- * 4. An update takes the row's place. If the page that the row came from was ahead of it, another update is on its way that
- *    ends at what the page had; nothing that the stream has said is ever taken back.
+ * 2. An insert and the answer to a send only add, for the same reason.
+ * 3. An update takes the row's place. If the page that the row came from was ahead of it, another update is on its way that
+ *    ends at what the page had.
+ * 4. A delete is remembered, so that no page, answer or earlier event brings the message back.
  * 5. What is older than `floor` is left to the page that will bring it.
  */
 
 import { comparePlaces, type Place } from './order.js';
 import type { Message, MessageEvent, MessagePage, ThreadMessage } from './types.js';
 
-/** So many deletes are remembered: far more than can be sent again after a lost connection. */
+/** So many deletes are remembered: far more than happen while a page is on its way. */
 const DELETED_MAX = 1000;
 
 /** What the gateway has of one conversation. */
@@ -38,9 +37,7 @@ export class History {
   loaded = 0;
   /** Where the loaded pages begin; what is older is not known. */
   #floor: Place | null = null;
-  /** The newest event of each message that events have told about. */
-  readonly #seqs = new Map<string, number>();
-  readonly #deleted = new Map<string, number>();
+  readonly #deleted = new Set<string>();
 
   /** Begins with the newest page, and the events of this conversation that came since it was asked for. */
   constructor(
@@ -62,42 +59,34 @@ export class History {
     for (const event of since) this.apply(event);
   }
 
-  /** Applies an event, of this conversation or of another; answers whether something has changed. */
-  apply({ op, seq, conversation, message }: MessageEvent): boolean {
+  /** Applies an event, of this conversation or of another. */
+  apply({ op, conversation, message }: MessageEvent): void {
     const { id } = message;
-    if (seq <= (this.#deleted.get(id) ?? this.#seqs.get(id) ?? -1)) return false;
-    const old = this.rows.find((row) => row.id === id);
-    const isHere = conversation === this.conversation;
-    if (op === 'delete' || !isHere) {
-      if (isHere) {
-        this.#seqs.delete(id);
-        this.#deleted.set(id, seq);
-        for (const [oldest] of this.#deleted) if (this.#deleted.size > DELETED_MAX) this.#deleted.delete(oldest);
-      }
-      // A message whose product is gone is in another conversation from then on.
-      this.rows = old ? this.rows.filter((row) => row !== old) : this.rows;
-      return !!old;
+    if (op === 'delete') {
+      this.#deleted.add(id);
+      for (const oldest of this.#deleted) if (this.#deleted.size > DELETED_MAX) this.#deleted.delete(oldest);
     }
-    if (op === 'insert' && old) return false;
-    if (!this.#put(message as Message, old)) return false;
-    this.#deleted.delete(id);
-    this.#seqs.set(id, seq);
-    return true;
+    // A message whose product is gone is in another conversation from then on.
+    if (op === 'delete' || conversation !== this.conversation) this.#remove(id);
+    else if (op === 'update') this.#put(message);
+    else this.answer(message);
   }
 
-  /** Takes the answer to a send; answers whether something has changed. */
-  answer(message: Message): boolean {
-    const isKnown = this.#deleted.has(message.id) || this.rows.some(({ id }) => id === message.id);
-    return !isKnown && this.#put(message);
+  /** Takes the answer to a send. */
+  answer(message: Message): void {
+    if (!this.rows.some(({ id }) => id === message.id)) this.#put(message);
   }
 
-  #put(message: Message, old?: ThreadMessage): boolean {
-    if (!old && this.#floor && comparePlaces(message, this.#floor) < 0) return false;
-    const row = sent(message);
-    const rest = this.rows.filter((other) => other !== old);
-    const after = rest.findLastIndex((other) => comparePlaces(other, row) < 0) + 1;
-    this.rows = [...rest.slice(0, after), row, ...rest.slice(after)];
-    return true;
+  #remove(id: string): void {
+    if (this.rows.some((row) => row.id === id)) this.rows = this.rows.filter((row) => row.id !== id);
+  }
+
+  #put(message: Message): void {
+    const isKnown = this.rows.some(({ id }) => id === message.id);
+    const isOlder = this.#floor && comparePlaces(message, this.#floor) < 0;
+    if (this.#deleted.has(message.id) || (isOlder && !isKnown)) return;
+    this.#remove(message.id);
+    this.rows = [...this.rows, sent(message)].sort(comparePlaces);
   }
 }
 

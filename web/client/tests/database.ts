@@ -25,7 +25,8 @@ export class Database {
   #told: MessageEvent[] = [];
 
   insert(id: string, other: string, productId: string | null, isFromOther: boolean, time: number): void {
-    if (this.rows.has(id)) return;
+    // The id of a deleted message is never used again.
+    if (this.log.some((change) => change.id === id)) return;
     this.#write('insert', {
       id,
       sender_id: isFromOther ? other : ME,
