@@ -63,7 +63,7 @@ export class Api {
 
   /** The token at hand, or a first one. */
   token(): Promise<string> {
-    return this.#token && Date.now() < this.expiresAt ? this.#token : this.renew(this.#token ? 'expiring' : 'start');
+    return this.#token && Date.now() < this.expiresAt ? this.#token : this.renew(this.#token ? 'rejected' : 'start');
   }
 
   /**

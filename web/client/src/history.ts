@@ -82,10 +82,9 @@ export class History {
   }
 
   #put(message: Message): void {
-    const isKnown = this.rows.some(({ id }) => id === message.id);
-    const isOlder = this.#floor && comparePlaces(message, this.#floor) < 0;
-    if (this.#deleted.has(message.id) || (isOlder && !isKnown)) return;
+    if (this.#deleted.has(message.id)) return;
     this.#remove(message.id);
+    if (this.#floor && comparePlaces(message, this.#floor) < 0) return;
     this.rows = [...this.rows, sent(message)].sort(comparePlaces);
   }
 }
