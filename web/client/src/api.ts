@@ -96,24 +96,14 @@ export class Api {
 
   /** Calls, and reads the JSON of the answer, if it has any. */
   async json<T>(path: string, init: RequestInit & CallOptions = {}): Promise<T> {
-    const ending = new AbortController();
     const causes = [this.#calls.signal, ...(init.signal ? [init.signal] : [])];
-    const end = (): void => ending.abort(causes.find((cause) => cause.aborted)?.reason);
-    for (const cause of causes) {
-      if (cause.aborted) end();
-      cause.addEventListener('abort', end);
-    }
-    const timer = setTimeout(() => ending.abort(lost()), ANSWER_DEADLINE);
+    const signal = AbortSignal.any([...causes, AbortSignal.timeout(ANSWER_DEADLINE)]);
     try {
-      const answer = await this.request(path, { ...init, signal: ending.signal });
-      const text = await answer.text();
+      const text = await (await this.request(path, { ...init, signal })).text();
       return (text && JSON.parse(text)) as T;
     } catch (error) {
-      ending.signal.throwIfAborted();
+      for (const cause of causes) cause.throwIfAborted();
       throw error instanceof ProblemError ? error : lost();
-    } finally {
-      clearTimeout(timer);
-      for (const cause of causes) cause.removeEventListener('abort', end);
     }
   }
 

@@ -1,7 +1,7 @@
 /** A person's connection to a gateway, which comes back by itself, and the calls of the HTTP API. */
 
 import { Api, lost } from './api.js';
-import { openEvents, openSocket, type Carrier, type Hearer } from './carrier.js';
+import { openEvents, openSocket, type Hearer } from './carrier.js';
 import { Listeners, Writable, type ErrorSink } from './readable.js';
 import { Backoff, comeBack } from './recovery.js';
 import type {
@@ -47,25 +47,11 @@ const SOCKET_BAN = 600_000;
 type Frame =
   | Ready
   | { type: 'events'; cursor?: string; events: MessageEvent[] }
-  | { type: 'auth' | 'pong' }
-  | { type: 'close'; code: number; reason: string }
-  | { type: 'error'; code: string; message: string };
-
-/** How a session ended. Without a loss, only so that another one takes its place with a new token. */
-interface Ended {
-  readonly loss?: ProblemError | undefined;
-  readonly wasReady: boolean;
-  readonly hasProved: boolean;
-}
+  | { type: 'close'; code: number; reason: string };
 
 /** Whether the browser says that there is no network. It may be wrong, above all where the gateway is on the same machine. */
 function isOffline(): boolean {
   return globalThis.navigator?.onLine === false;
-}
-
-/** A session that did not come about. */
-function failure(loss: ProblemError): Ended {
-  return { loss, wasReady: false, hasProved: false };
 }
 
 /** A person's connection to a gateway. */
@@ -84,6 +70,10 @@ export class HeraldClient {
   /** What comes again, and has been told. */
   #repeated = new Set<number>();
   #running: AbortController | null = null;
+  /** Whether the last session began. */
+  #wasReady = false;
+  /** Whether it had brought events, or lasted. */
+  #hasProved = false;
   #socketFailures = 0;
   #socketBanEnds = 0;
   /** Something may have changed outside: proves that the session lives, or cuts the wait for the next one short. */
@@ -201,24 +191,29 @@ export class HeraldClient {
   /** Holds sessions, one after the other, until there is no point in another or the signal ends it. */
   async #run(signal: AbortSignal): Promise<void> {
     let isRenewal = false;
-    for (let attempt = 1; !signal.aborted; attempt++) {
+    for (let attempt = 1; ; attempt++) {
       if (!isRenewal) this.#state.set(isOffline() ? { status: 'offline' } : { status: 'connecting', attempt });
-      const isSocket = this.#socketFailures < SOCKET_FAILURES || Date.now() >= this.#socketBanEnds;
-      let { loss, wasReady, hasProved } = await this.#session(isSocket, signal).catch((error: unknown) => failure(lost(0, String(error))));
-      if (isSocket && wasReady) this.#socketFailures = 0;
-      // A browser does not tell why a WebSocket did not open, but HTTP does.
-      if (isSocket && !wasReady && loss && [0, 1006].includes(loss.status)) loss = await this.#diagnose(loss, signal);
+      const isSocket = this.#socketFailures < SOCKET_FAILURES || Date.now() > this.#socketBanEnds;
+      this.#wasReady = this.#hasProved = false;
+      let loss = await this.#session(isSocket, signal).catch((error: unknown) => lost(-1, `${error}`));
+      if (this.#wasReady) {
+        attempt = 0;
+        if (isSocket) this.#socketFailures = 0;
+      } else if (isSocket && loss && [0, 1006].includes(loss.status)) {
+        // A browser does not tell why a WebSocket did not open, but HTTP does.
+        loss = await this.#diagnose(loss, signal);
+      }
       if (signal.aborted) return;
+      if (this.#hasProved) this.#backoff.reset();
       isRenewal = !loss;
-      if (wasReady) attempt = 0;
-      if (hasProved) this.#backoff.reset();
       if (!loss) continue;
       const { status, detail } = loss;
-      const delay = comeBack(loss, hasProved, this.#backoff);
+      const delay = comeBack(loss, this.#hasProved, this.#backoff);
       if (!delay) return this.#stop({ status: 'refused', code: status, reason: detail });
       // A source that has none now may have one for the next attempt, which asks again.
       if (status === 401 || status === 4001) await this.#api.renew('rejected').catch(() => {});
       if (delay[0] > 0) await this.#wait(...delay, detail, signal);
+      if (signal.aborted) return;
     }
   }
 
@@ -236,12 +231,10 @@ export class HeraldClient {
     return undefined;
   }
 
-  /** Waits, until the page is looked at again or the network is back if the wait is not a firm one. */
+  /** Waits, until the page is looked at again or the network has changed if the wait is not a firm one. */
   #wait(delay: number, isFirm: boolean, reason: string, signal: AbortSignal): Promise<void> {
+    this.#state.set(isOffline() ? { status: 'offline' } : { status: 'waiting', retryAt: Date.now() + delay, reason });
     return new Promise((resolve) => {
-      const retryAt = Date.now() + delay;
-      const show = (): void =>
-        this.#state.set(isOffline() ? { status: 'offline' } : { status: 'waiting', retryAt, reason });
       const done = (): void => {
         clearTimeout(timer);
         signal.removeEventListener('abort', done);
@@ -250,133 +243,113 @@ export class HeraldClient {
       };
       const timer = setTimeout(done, delay);
       signal.addEventListener('abort', done);
-      this.#stir = () => (isFirm || isOffline() ? show() : done());
-      show();
+      this.#stir = () => isFirm || done();
     });
   }
 
-  /** Holds one session, from opening it to its end. */
-  async #session(isSocket: boolean, signal: AbortSignal): Promise<Ended> {
-    const token = isSocket ? await this.#api.token().catch(() => null) : '';
-    if (token === null || signal.aborted) {
-      return failure(lost(-1, 'There is no token.'));
-    }
+  /** Holds one session, and answers how it was lost; if it was not, another one is to take its place with a new token. */
+  async #session(isSocket: boolean, signal: AbortSignal): Promise<ProblemError | undefined> {
+    const api = this.#api;
+    const token = isSocket ? await api.token() : '';
+    if (signal.aborted) return undefined;
     return new Promise((resolve) => {
       let readyAt = 0;
       let heardAt = 0;
-      let hasEvents = false;
       let beat = 0;
+      let hasEnded = false;
       let pulse: ReturnType<typeof setTimeout>;
       let renewal: ReturnType<typeof setTimeout>;
-      const hasEnded = new AbortController();
 
       const end = (loss?: ProblemError): void => {
-        if (hasEnded.signal.aborted) return;
-        hasEnded.abort();
+        if (hasEnded) return;
+        hasEnded = true;
         clearTimeout(pulse);
         clearTimeout(renewal);
         signal.removeEventListener('abort', leave);
         this.#stir = null;
         carrier.close();
-        const hasProved = hasEvents || (readyAt > 0 && Date.now() - readyAt >= LASTED);
-        resolve({ loss, wasReady: readyAt > 0, hasProved });
+        this.#wasReady = readyAt > 0;
+        this.#hasProved ||= this.#wasReady && Date.now() - readyAt > LASTED;
+        resolve(loss);
       };
       const leave = (): void => end();
-      const silence = (): void => end(lost());
+      const fall = (): void => end(lost());
 
-      /** Expects a sign of life within this time. */
-      const expect = (within: number): void => {
+      const pulseAfter = (delay: number, then: () => void): void => {
         clearTimeout(pulse);
-        pulse = setTimeout(silence, within);
+        pulse = setTimeout(then, delay);
       };
       const probe = (within: number): void => {
-        expect(within);
-        carrier.send?.({ type: 'ping', ref: '' });
-      };
-      /** Something came. The gateway's own pings are not told to a page, so after one beat of silence it sends one of its own. */
-      const alive = (): void => {
-        heardAt = Date.now();
-        if (!readyAt || hasEnded.signal.aborted) return;
-        clearTimeout(pulse);
-        pulse = setTimeout(() => probe(1.5 * beat), beat);
+        carrier.send?.({ type: 'ping' });
+        pulseAfter(within, fall);
       };
 
       const renewLater = (): void => {
-        const life = (this.#api.expiresAt - Date.now()) * RENEW_AFTER;
-        renewal = setTimeout(renew, Math.min(Math.max(life, RENEW_PAUSE), TIMER_MAX));
+        const delay = Math.max((api.expiresAt - Date.now()) * RENEW_AFTER, RENEW_PAUSE);
+        renewal = setTimeout(renew, Math.min(delay, TIMER_MAX));
       };
       const renew = async (): Promise<void> => {
-        const next = await this.#api.renew('expiring').catch(() => null);
-        if (hasEnded.signal.aborted) return;
+        const next = await api.renew('expiring').catch(() => null);
+        if (hasEnded) return;
         if (next && !carrier.send) return end();
         if (next) carrier.send?.({ type: 'auth', token: next });
         renewLater();
       };
 
-      const take = (frame: Frame): void => {
-        switch (frame.type) {
-          case 'ready':
+      const hearer: Hearer = {
+        // The gateway's own pings are not told to a page, so after one beat of silence it sends one of its own.
+        alive: () => {
+          heardAt = Date.now();
+          if (readyAt && !hasEnded) pulseAfter(beat, () => probe(1.5 * beat));
+        },
+        frame: (text) => {
+          if (hasEnded) return;
+          const frame = JSON.parse(text) as Frame;
+          if (frame.type === 'ready') {
             readyAt = Date.now();
             beat = frame.heartbeat_s * 1000;
-            this.#api.user = frame.user;
-            this.#cursor = frame.cursor;
-            this.#repeated = new Set(frame.resumed ? [...this.#repeated, ...this.#provisional] : []);
-            this.#provisional.clear();
-            alive();
+            hearer.alive();
             renewLater();
-            this.#state.set({ status: 'live', transport: isSocket ? 'websocket' : 'events' });
-            this.#emit('ready', frame);
-            if (frame.resumed === false) this.#emit('discontinuity', { reason: frame.reason ?? 'unknown' });
-            break;
-          case 'events':
-            hasEvents ||= frame.events.length > 0;
-            this.#tell(frame.events.filter(({ seq }) => !this.#repeated.delete(seq)));
-            if (frame.cursor) {
-              this.#cursor = frame.cursor;
-              this.#provisional.clear();
-            } else {
-              for (const { seq } of frame.events) this.#provisional.add(seq);
-            }
-            break;
-          case 'close':
-            return end(lost(frame.code, frame.reason));
-          case 'error':
-            this.onError(new Error(frame.message));
-        }
-      };
-
-      const hearer: Hearer = {
-        alive,
-        frame: (text) => {
-          if (hasEnded.signal.aborted) return;
-          try {
-            take(JSON.parse(text) as Frame);
-          } catch (error) {
-            this.onError(error);
-            end(lost());
+            this.#begin(frame, isSocket);
+          } else if (frame.type === 'events') {
+            this.#tell(frame.events, frame.cursor);
+          } else if (frame.type === 'close') {
+            end(lost(frame.code, frame.reason));
           }
         },
         ended: end,
       };
-      const carrier: Carrier = isSocket
-        ? openSocket(this.#api, token, this.#cursor, hearer)
-        : openEvents(this.#api, this.#cursor, hearer);
-      expect(READY_DEADLINE);
+      const carrier = isSocket
+        ? openSocket(api, token, this.#cursor, hearer)
+        : openEvents(api, this.#cursor, hearer);
+      pulseAfter(READY_DEADLINE, fall);
       signal.addEventListener('abort', leave);
       this.#stir = (networkIsNew) => {
         if (readyAt && carrier.send) probe(PROBE_DEADLINE);
-        else if (readyAt ? Date.now() - heardAt > 1.5 * beat : networkIsNew) silence();
+        else if (readyAt ? Date.now() - heardAt > 1.5 * beat : networkIsNew) fall();
       };
     });
   }
 
-  #tell(events: readonly MessageEvent[]): void {
-    if (events.length > 0) this.#emit('batch', events);
-    for (const event of events) {
-      // What a newer gateway adds is not known here.
-      if (event.op === 'insert') this.#emit('insert', event);
-      else if (event.op === 'update') this.#emit('update', event);
-      else if (event.op === 'delete') this.#emit('delete', event);
+  #begin(ready: Ready, isSocket: boolean): void {
+    this.#api.user = ready.user;
+    this.#cursor = ready.cursor;
+    this.#repeated = new Set(ready.resumed ? [...this.#repeated, ...this.#provisional] : []);
+    this.#provisional.clear();
+    this.#state.set({ status: 'live', transport: isSocket ? 'websocket' : 'events' });
+    this.#emit('ready', ready);
+    if (ready.resumed === false) this.#emit('discontinuity', { reason: ready.reason ?? '' });
+  }
+
+  #tell(events: readonly MessageEvent[], cursor: string | undefined): void {
+    const fresh = events.filter(({ seq }) => !this.#repeated.delete(seq));
+    this.#hasProved ||= events.length > 0;
+    if (fresh.length > 0) this.#emit('batch', fresh);
+    for (const event of fresh) this.#emit(event.op, event as never);
+    for (const { seq } of events) this.#provisional.add(seq);
+    if (cursor) {
+      this.#cursor = cursor;
+      this.#provisional.clear();
     }
   }
 }

@@ -1,5 +1,7 @@
 /** Names of conversations: the one place that knows about `general`. */
 
+import type { Conversation, Message } from './types.js';
+
 /** What stands in a name where there is no product. It exists in names only; in rows `product_id` is `null`. */
 const NO_PRODUCT = 'general';
 
@@ -18,4 +20,17 @@ export function conversationName(userId: string, productId: string | null): stri
 export function parseConversation(name: string): ConversationParts {
   const [userId = '', product] = name.split('__');
   return { userId, productId: product === undefined || product === NO_PRODUCT ? null : product };
+}
+
+/** With whom a conversation is and about what, as far as its name and one of its messages tell. */
+export function aboutConversation(name: string, message?: Message) {
+  const { userId, productId } = parseConversation(name);
+  const isFromOther = message?.sender_id === userId;
+  return {
+    other_user_id: userId,
+    other_username: (isFromOther ? message.sender_username : message?.receiver_username) ?? null,
+    other_avatar: (isFromOther ? message.sender_avatar : message?.receiver_avatar) ?? null,
+    product_id: productId,
+    product_title: message?.product_title ?? null,
+  } satisfies Partial<Conversation>;
 }

@@ -11,8 +11,8 @@
  *    nothing. The others are a number only. A message that is read now may have been one of them, or not: doubt.
  */
 
-import { parseConversation } from './conversation.js';
-import { compareTimes } from './order.js';
+import { aboutConversation } from './conversation.js';
+import { compare } from './order.js';
 import { share } from './share.js';
 import type { Conversation, ConversationPage, Message, MessageEvent } from './types.js';
 
@@ -47,15 +47,15 @@ export class ConversationList {
     return this.#entries.get(conversation)?.shown;
   }
 
-  /** Begins with a first page, or takes another look at the first page, or adds one that follows. */
-  addPage(page: ConversationPage, since: readonly MessageEvent[], kind: 'new' | 'again' | 'more'): void {
+  /** Begins with a first page, or takes another look at it, or adds one that follows. */
+  addPage(page: ConversationPage, since: readonly MessageEvent[], kind: 'list' | 'again' | 'more'): void {
     const { conversations, next } = page;
     const oldest = conversations.at(-1)?.last_message_time ?? '';
     const listed = new Set(conversations.map((row) => row.conversation_id));
     for (const [id, { shown }] of this.#entries) {
       // What should be on a first page and is not there is gone.
-      const isAbove = kind === 'again' && (!next || compareTimes(shown.last_message_time, oldest) > 0);
-      if ((kind === 'new' || isAbove) && !listed.has(id)) this.#entries.delete(id);
+      const isAbove = kind === 'again' && (!next || shown.last_message_time > oldest);
+      if ((kind === 'list' || isAbove) && !listed.has(id)) this.#entries.delete(id);
     }
     for (const row of conversations) {
       // Who writes to himself has read it.
@@ -102,26 +102,20 @@ export class ConversationList {
       entry.others--;
       this.isDoubtful = true;
     }
-    const isNewest = compareTimes(message.created_at, entry.shown.last_message_time) === 0;
+    const isNewest = message.created_at === entry.shown.last_message_time;
     this.#set(entry, isNewest ? { last_message: message.content } : {});
   }
 
   #insert(conversation: string, message: Message, known: Entry | undefined): void {
-    const { userId, productId } = parseConversation(conversation);
-    const unread = isUnread(message, this.user);
     const time = message.created_at;
-    if (known && compareTimes(time, known.asOf) <= 0) {
+    const unread = isUnread(message, this.user);
+    if (known && known.asOf >= time) {
       this.isDoubtful ||= unread;
       return;
     }
-    const isFromOther = message.sender_id === userId;
     const shown: Conversation = {
       conversation_id: conversation,
-      other_user_id: userId,
-      other_username: isFromOther ? message.sender_username : message.receiver_username,
-      other_avatar: isFromOther ? message.sender_avatar : message.receiver_avatar,
-      product_id: productId,
-      product_title: message.product_title,
+      ...aboutConversation(conversation, message),
       last_message: message.content,
       last_message_time: time,
       unread_count: 0,
@@ -130,7 +124,7 @@ export class ConversationList {
     if (!known) this.isDoubtful ||= !!this.next;
     const entry = known ?? { shown, others: 0, unread: new Set(), asOf: '' };
     if (unread) entry.unread.add(message.id);
-    this.#set(entry, compareTimes(time, entry.shown.last_message_time) >= 0 ? shown : {});
+    this.#set(entry, time >= entry.shown.last_message_time ? shown : {});
   }
 
   #set(entry: Entry, changes: Partial<Conversation> = {}): void {
@@ -141,7 +135,7 @@ export class ConversationList {
 
   #sort(): void {
     const shown = [...this.#entries.values()].map((entry) => entry.shown);
-    shown.sort((one, other) => compareTimes(other.last_message_time, one.last_message_time));
+    shown.sort((one, other) => compare(other.last_message_time, one.last_message_time));
     this.shown = share(this.shown, shown);
   }
 }

@@ -7,19 +7,18 @@
  */
 
 import type { HeraldClient } from './client.js';
-import { parseConversation } from './conversation.js';
+import { aboutConversation, parseConversation } from './conversation.js';
 import { History } from './history.js';
 import { ConversationList, isUnread } from './list.js';
 import { Writable } from './readable.js';
 import { Backoff, retryDelay } from './recovery.js';
 import { share } from './share.js';
 import type {
-   ConversationStore,
-  ProblemError,
+  ConversationStore,
   ConversationStoreState,
-  Counterpart,
   Message,
   MessageEvent,
+  ProblemError,
   Ready,
   Thread,
   ThreadMessage,
@@ -44,6 +43,9 @@ interface Outgoing {
   readonly message: ThreadMessage;
 }
 
+/** What is loaded: the list anew, the list because of a doubt, the open conversation, or another page of either. */
+type Slot = 'list' | 'again' | 'more' | 'thread' | 'older';
+
 /** Makes a store of the client's conversations. Nothing happens before its `start()`. */
 export function createConversationStore(client: HeraldClient): ConversationStore {
   const list = new ConversationList();
@@ -55,162 +57,151 @@ export function createConversationStore(client: HeraldClient): ConversationStore
   const lanes = new Set<string>();
   /** Conversations to mark as read. */
   const seen = new Set<string>();
-  /** What has come since each call began that is on its way. */
+  /** Calls on their way, one of a kind. */
+  const calls: { [S in Slot]?: AbortController | undefined } = {};
+  /** What has come since each of them began. */
   const recordings = new Set<MessageEvent[]>();
   /** Cuts pauses short. */
   const pauses = new Set<(isOver: boolean) => void>();
 
   /** Ends everything; there is none before `start()`. */
-  let life: AbortController | null = null;
-  let listCall: AbortController | null = null;
-  let isListNew = false;
-  let threadCall: AbortController | null = null;
-  let olderCall = new AbortController();
-  let moreCall = new AbortController();
+  let life: AbortController | undefined;
   let conversationsStatus: ConversationStoreState['conversationsStatus'] = 'loading';
   let conversationsError: ProblemError | null = null;
   let opened: string | null = null;
   let status: Thread['status'] = 'loading';
   let error: ProblemError | null = null;
-  let isLoadingOlder = false;
   /** Whether the open conversation has to be loaded again because events may have been missed. */
   let isStale = false;
-  let isLoadingMore = false;
   let isMarking = false;
   let willRefresh = false;
   let connection: ConversationStoreState['connection'] = { status: 'idle' };
 
-  const state = new Writable<ConversationStoreState>(
-    {
-      user: null,
-      connection,
-      conversations: [],
-      conversationsStatus,
-      conversationsError,
-      hasMoreConversations: false,
-      thread: null,
-      unreadTotal: 0,
-    },
-    (thrown) => client.onError(thrown),
-  );
-
   // What is shown.
 
-  function counterpartOf(conversation: string, history: History | undefined): Counterpart {
-    const { userId, productId } = parseConversation(conversation);
-    const preview = list.find(conversation);
-    const row = history?.rows.at(-1);
-    const isFromOther = row?.sender_id === userId;
-    return {
-      user_id: userId,
-      username: (isFromOther ? row.sender_username : row?.receiver_username) ?? preview?.other_username ?? null,
-      avatar: (isFromOther ? row.sender_avatar : row?.receiver_avatar) ?? preview?.other_avatar ?? null,
-      product_id: productId,
-      product_title: row?.product_title ?? preview?.product_title ?? null,
-      product_price: row?.product_price ?? null,
-    };
-  }
+  /** The open conversation, as far as it is loaded. */
+  const history = (): History | undefined => histories.get(opened!);
 
   function threadNow(old: Thread | null): Thread | null {
     if (opened === null) return null;
-    const history = histories.get(opened);
+    const { rows = [], next = null } = history() ?? {};
+    const row = rows.at(-1);
     const waiting = [...outbox.values()].filter(({ conversation }) => conversation === opened);
-    const messages = [...(history?.rows ?? []), ...waiting.map(({ message }) => message)];
-    const counterpart = counterpartOf(opened, history);
-    const same = old?.conversation === opened ? old : null;
-    const next: Thread = {
+    const thread: Thread = {
       conversation: opened,
       status,
       error,
-      messages: same ? share(same.messages, messages) : messages,
-      hasOlder: !!history?.next,
-      isLoadingOlder,
-      counterpart: same ? share(same.counterpart, counterpart) : counterpart,
+      messages: [...rows, ...waiting.map(({ message }) => message)],
+      hasOlder: !!next,
+      isLoadingOlder: !!calls.older,
+      counterpart: {
+        ...aboutConversation(opened, row),
+        ...(!row && list.find(opened)),
+        product_price: row?.product_price ?? null,
+      },
     };
-    return same ? share(same, next) : next;
+    if (old?.conversation !== opened) return thread;
+    const { messages, counterpart } = old;
+    return share(old, {
+      ...thread,
+      messages: share(messages, thread.messages),
+      counterpart: share(counterpart, thread.counterpart),
+    });
   }
+
+  const stateNow = (old: Thread | null): ConversationStoreState => ({
+    user: client.user,
+    connection,
+    conversations: list.shown,
+    conversationsStatus,
+    conversationsError,
+    hasMoreConversations: !!list.next,
+    thread: threadNow(old),
+    unreadTotal: list.shown.reduce((total, { unread_count }) => total + unread_count, 0),
+  });
+  const state = new Writable(stateNow(null), client.onError);
 
   function emit(): void {
     const old = state.value;
-    const next: ConversationStoreState = {
-      user: client.user,
-      connection,
-      conversations: list.shown,
-      conversationsStatus,
-      conversationsError,
-      hasMoreConversations: !!list.next,
-      thread: threadNow(old.thread),
-      unreadTotal: list.shown.reduce((total, { unread_count }) => total + unread_count, 0),
-    };
-    if (share(old, next) !== old) state.set(next);
+    const next = share(old, stateNow(old.thread));
+    if (next !== old) state.set(next);
   }
 
   // Loading.
 
-  /** Waits; answers whether the store is still alive then. Good news cuts it short unless it is firm. */
-  function pause(delay: number, isFirm = false): Promise<boolean> {
-    return new Promise((resolve) => {
+  /** Waits. Good news cuts it short unless it is firm, and so does the end. */
+  const pause = (delay: number, isFirm = false): Promise<void> =>
+    new Promise((resolve) => {
       const done = (isOver: boolean): void => {
         if (isFirm && !isOver) return;
         clearTimeout(timer);
         pauses.delete(done);
-        resolve(!!life);
+        resolve();
       };
       const timer = setTimeout(done, delay, true);
       pauses.add(done);
     });
-  }
 
-  /**
-   * Makes a call, again and again as long as it may succeed later; answers whether it has. What comes meanwhile is recorded for it.
-   * `failed` is told of each failure, and answers whether to go on.
-   */
-  async function load(
-    { signal }: AbortController,
-    call: (since: MessageEvent[]) => Promise<() => void>,
-    failed: (problem: ProblemError) => boolean,
-  ): Promise<boolean> {
-    const delays = new Backoff();
-    for (;;) {
-      const since: MessageEvent[] = [];
-      recordings.add(since);
-      try {
-        const apply = await call(since);
-        if (signal.aborted) return false;
-        apply();
-        emit();
-        return true;
-      } catch (thrown) {
-        if (signal.aborted) return false;
-        const problem = thrown as ProblemError;
-        const goesOn = failed(problem) && problem.isTemporary;
-        emit();
-        if (!goesOn || !(await pause(...retryDelay(problem, delays))) || signal.aborted) return false;
-      } finally {
-        recordings.delete(since);
-      }
+  function cancel(...slots: Slot[]): void {
+    for (const slot of slots) {
+      calls[slot]?.abort();
+      calls[slot] = undefined;
     }
   }
 
-  async function loadList(kind: 'new' | 'again'): Promise<boolean> {
-    listCall?.abort();
-    const call = (listCall = new AbortController());
-    isListNew = kind === 'new';
+  /**
+   * Makes a call, again and again as long as it may succeed later; answers whether it has. It gets what has come since it was made.
+   * `failed` is told of each failure, and answers whether to go on.
+   */
+  async function load<T>(
+    slot: Slot,
+    call: (signal: AbortSignal) => Promise<T>,
+    apply: (page: T, since: readonly MessageEvent[]) => void,
+    failed: (problem: ProblemError) => boolean,
+  ): Promise<boolean> {
+    cancel(slot);
+    const { signal } = (calls[slot] = new AbortController());
+    const delays = new Backoff();
+    emit();
+    for (;;) {
+      const since: MessageEvent[] = [];
+      recordings.add(since);
+      let problem: ProblemError;
+      try {
+        const page = await call(signal);
+        if (signal.aborted) return false;
+        cancel(slot);
+        apply(page, since);
+        emit();
+        return true;
+      } catch (thrown) {
+        problem = thrown as ProblemError;
+      } finally {
+        recordings.delete(since);
+      }
+      if (signal.aborted) return false;
+      const goesOn = failed(problem) && problem.isTemporary;
+      if (!goesOn) cancel(slot);
+      emit();
+      if (goesOn) await pause(...retryDelay(problem, delays));
+      if (signal.aborted) return false;
+    }
+  }
+
+  function loadList(slot: 'list' | 'again'): Promise<boolean> {
     const limit = Math.min(Math.max(list.shown.length, PAGE), PAGE_MAX);
-    const isLoaded = await load(
-      call,
-      async (since) => {
-        const page = await client.conversations({ limit, signal: call.signal });
-        return () => {
-          list.user = client.user;
-          list.addPage(page, since, kind);
-          conversationsStatus = 'ready';
-          conversationsError = null;
-          client.connect(page.cursor);
-        };
+    return load(
+      slot,
+      (signal) => client.conversations({ limit, signal }),
+      (page, since) => {
+        list.user = client.user;
+        list.addPage(page, since, slot);
+        conversationsStatus = 'ready';
+        conversationsError = null;
+        client.connect(page.cursor);
       },
       (problem) => {
-        if (kind === 'new') {
+        if (slot === 'list') {
           conversationsError = problem;
           if (conversationsStatus === 'loading') conversationsStatus = 'failed';
           // The open conversation waits for the position that comes with the list.
@@ -219,58 +210,49 @@ export function createConversationStore(client: HeraldClient): ConversationStore
         return true;
       },
     );
-    if (listCall === call) listCall = null;
-    return isLoaded;
   }
 
   async function loadThread(): Promise<void> {
     const conversation = opened;
     if (conversation === null || !life || client.cursor === undefined) return;
-    threadCall?.abort();
-    const call = (threadCall = new AbortController());
-    const limit = Math.min(Math.max(histories.get(conversation)?.rows.length ?? 0, PAGE), PAGE_MAX);
+    cancel('older');
+    const limit = Math.min(Math.max(history()?.rows.length ?? 0, PAGE), PAGE_MAX);
     await load(
-      call,
-      async (since) => {
-        const page = await client.messages(conversation, { limit, signal: call.signal });
-        return () => {
-          const history = new History(conversation, page, since);
-          histories.set(conversation, history);
-          for (const { id } of history.rows) outbox.delete(id);
-          [status, error, isLoadingOlder, isStale] = ['ready', null, false, false];
-          markSeen();
-        };
+      'thread',
+      (signal) => client.messages(conversation, { limit, signal }),
+      (page, since) => {
+        const shown = new History(conversation, page, since);
+        histories.set(conversation, shown);
+        for (const { id } of shown.rows) outbox.delete(id);
+        [status, error, isStale] = ['ready', null, false];
+        markSeen();
       },
       (problem) => {
         error = problem;
-        if (!histories.has(conversation)) status = 'failed';
+        if (!history()) status = 'failed';
         return true;
       },
     );
-    if (threadCall === call) threadCall = null;
   }
 
   /** Loads everything anew. What is shown stays until it is replaced. */
   async function loadAll(): Promise<void> {
-    recordings.clear();
-    moreCall.abort();
-    isLoadingMore = false;
+    cancel('again', 'more', 'thread', 'older');
     isStale = true;
     for (const conversation of histories.keys()) if (conversation !== opened) histories.delete(conversation);
-    const listed = loadList('new');
+    const listed = loadList('list');
     if (client.cursor === undefined) await listed;
     await Promise.all([listed, loadThread()]);
   }
 
   /** Loads the list again a little later if it is in doubt. */
   async function refresh(): Promise<void> {
-    if (willRefresh || !list.isDoubtful || !life) return;
+    if (willRefresh || !list.isDoubtful) return;
     willRefresh = true;
     await pause(REFRESH_DELAY * (1 + Math.random()), true);
     willRefresh = false;
     // A list that is being loaded anew is in no doubt.
-    if (!life || (listCall && isListNew) || !list.isDoubtful) return;
-    if (await loadList('again')) void refresh();
+    if (life && !calls.list && list.isDoubtful && (await loadList('again'))) void refresh();
   }
 
   // What the gateway tells.
@@ -286,7 +268,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
     for (const [conversation, { rows, loaded }] of histories) {
       if (rows.length <= loaded + GROWTH_MAX) continue;
       if (conversation !== opened) histories.delete(conversation);
-      else if (!threadCall) void loadThread();
+      else if (!calls.thread) void loadThread();
     }
     markSeen();
     emit();
@@ -306,9 +288,9 @@ export function createConversationStore(client: HeraldClient): ConversationStore
 
   /** Marks the open conversation as read if somebody sees it. */
   function markSeen(): void {
-    const history = opened === null ? undefined : histories.get(opened);
-    if (!history || !life || globalThis.document?.visibilityState === 'hidden') return;
-    const { conversation, rows } = history;
+    const shown = history();
+    if (!shown || !life || globalThis.document?.visibilityState === 'hidden') return;
+    const { conversation, rows } = shown;
     if (!list.find(conversation)?.unread_count && !rows.some((row) => isUnread(row, client.user))) return;
     list.markRead(conversation);
     seen.add(conversation);
@@ -391,54 +373,44 @@ export function createConversationStore(client: HeraldClient): ConversationStore
 
     close() {
       life?.abort();
-      life = null;
-      listCall?.abort();
-      threadCall?.abort();
-      moreCall.abort();
-      olderCall.abort();
+      life = undefined;
+      cancel('list', 'again', 'more', 'thread', 'older');
       for (const done of [...pauses]) done(true);
     },
 
     open(conversation) {
       if (conversation === opened) return;
-      threadCall?.abort();
-      threadCall = null;
-      olderCall.abort();
-      if (isStale && opened !== null) histories.delete(opened);
+      cancel('thread', 'older');
+      if (isStale) histories.delete(opened!);
       opened = conversation;
-      const history = conversation === null ? undefined : histories.get(conversation);
-      [status, error, isLoadingOlder, isStale] = [history ? 'ready' : 'loading', null, false, false];
-      if (history) {
+      const shown = history();
+      [status, error, isStale] = [shown ? 'ready' : 'loading', null, false];
+      if (shown) {
         // It is the one that was opened last.
-        histories.delete(history.conversation);
-        histories.set(history.conversation, history);
+        histories.delete(shown.conversation);
+        histories.set(shown.conversation, shown);
       }
       for (const [recent, { rows }] of histories) {
         if (recent !== conversation && (histories.size > RECENT_MAX || rows.length > PAGE_MAX)) histories.delete(recent);
       }
       markSeen();
       emit();
-      if (!history) void loadThread();
+      if (!shown) void loadThread();
     },
 
     async loadOlder() {
-      const history = opened === null ? undefined : histories.get(opened);
-      const before = history?.next;
-      if (!history || !before || isLoadingOlder) return;
-      const call = (olderCall = new AbortController());
-      isLoadingOlder = true;
-      emit();
+      const shown = history();
+      const before = shown?.next;
+      if (!before || calls.older) return;
       await load(
-        call,
-        async (since) => {
-          const page = await client.messages(history.conversation, { limit: PAGE, before, signal: call.signal });
-          return () => {
-            history.addPage(page, since);
-            [error, isLoadingOlder] = [null, false];
-          };
+        'older',
+        (signal) => client.messages(shown.conversation, { before, signal }),
+        (page, since) => {
+          error = null;
+          shown.addPage(page, since);
         },
         (problem) => {
-          [error, isLoadingOlder] = [problem, false];
+          error = problem;
           return false;
         },
       );
@@ -446,24 +418,19 @@ export function createConversationStore(client: HeraldClient): ConversationStore
 
     async loadMoreConversations() {
       const before = list.next;
-      if (!before || isLoadingMore) return;
-      const call = (moreCall = new AbortController());
-      isLoadingMore = true;
+      if (!before || calls.more) return;
       await load(
-        call,
-        async (since) => {
-          const page = await client.conversations({ limit: PAGE, before, signal: call.signal });
-          return () => {
-            list.addPage(page, since, 'more');
-            conversationsError = null;
-          };
+        'more',
+        (signal) => client.conversations({ before, signal }),
+        (page, since) => {
+          conversationsError = null;
+          list.addPage(page, since, 'more');
         },
         (problem) => {
           conversationsError = problem;
           return false;
         },
       );
-      if (moreCall === call) isLoadingMore = false;
     },
 
     reload: loadAll,

@@ -177,16 +177,12 @@ export type ThreadMessage = Message & {
   readonly error?: ProblemError;
 };
 
-/** With whom a conversation is, and about what. */
-export interface Counterpart {
-  readonly user_id: string;
-  /** `null` as long as it is not known. */
-  readonly username: string | null;
-  readonly avatar: string | null;
-  readonly product_id: string | null;
-  readonly product_title: string | null;
-  readonly product_price: number | null;
-}
+/** With whom a conversation is, and about what. What is not known yet is `null`. */
+export type Counterpart = Pick<
+  Conversation,
+  'other_user_id' | 'other_username' | 'other_avatar' | 'product_id' | 'product_title'
+> &
+  Pick<Message, 'product_price'>;
 
 /** The open conversation. */
 export interface Thread {

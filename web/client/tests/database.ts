@@ -1,7 +1,7 @@
 /** A database of messages as the properties need it: what is committed, what a page shows of it, and how a stream tells it. */
 
 import { conversationName } from '../src/conversation.js';
-import { compareTimes, comparePlaces } from '../src/order.js';
+import { compare, comparePlaces } from '../src/order.js';
 import type { Conversation, ConversationPage, Message, MessageEvent, MessagePage } from '../src/types.js';
 
 export const ME = '00000000-0000-4000-8000-00000000000a';
@@ -101,7 +101,7 @@ export class Database {
   conversations(): ConversationPage {
     const names = new Set([...this.rows.values()].map(conversationOf));
     const conversations = [...names].map((name) => this.#preview(name));
-    conversations.sort((one, other) => compareTimes(other.last_message_time, one.last_message_time));
+    conversations.sort((one, other) => compare(other.last_message_time, one.last_message_time));
     return { conversations, cursor: '', next: null };
   }
 

@@ -174,7 +174,7 @@ test('a list ends as what the database has, or knows that it may not', () => {
       let call = null as ({ since: MessageEvent[]; page: ConversationPage | null }) | null;
       const receive = (): void => {
         if (!call?.page) return;
-        list.addPage(call.page, call.since, isLoaded ? 'again' : 'new');
+        list.addPage(call.page, call.since, isLoaded ? 'again' : 'list');
         isLoaded = true;
         call = null;
       };
@@ -212,7 +212,7 @@ test('unread messages are counted once, and lowered once', () => {
   const other = OTHERS[0]!;
   const list = new ConversationList();
   list.user = ME;
-  list.addPage(database.conversations(), [], 'new');
+  list.addPage(database.conversations(), [], 'list');
   const unread = (): number | undefined => list.find(conversationName(other, null))?.unread_count;
   database.insert(idOf(1), other, null, true, BEGIN + 1);
   database.insert(idOf(2), other, null, true, BEGIN + 2);
