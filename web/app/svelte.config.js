@@ -1,0 +1,2 @@
+// Nothing of Svelte's is set otherwise than it comes.
+export default {};
