@@ -1,7 +1,7 @@
 /** The HTTP API, and the tokens that it and the connection need. */
 
 import type { ErrorSink } from './readable.js';
-import { ProblemError, type CallOptions, type HeraldClientOptions, type TokenRequest } from './types.js';
+import { ProblemError, type HeraldClientOptions, type TokenRequest } from './types.js';
 
 /** How long an answer may take, in milliseconds. */
 const ANSWER_DEADLINE = 20_000;
@@ -34,6 +34,9 @@ export function remainingLife({ exp = Infinity, iat = 0 }: Claims, now: number):
   return remaining > 0 && remaining < life ? remaining : life;
 }
 
+/** What a call takes besides its address. */
+type Init = { [K in 'method' | 'headers' | 'body' | 'signal']?: RequestInit[K] | undefined };
+
 /** Makes an error of an answer. */
 async function problemOf(answer: Response): Promise<ProblemError> {
   // What is no problem body was sent by no gateway; its status says enough.
@@ -48,75 +51,73 @@ export class Api {
   /** Whose token it is, as far as the token says. */
   user: string | null = null;
   /** When the token at hand ends, in milliseconds as `Date.now()` counts them. */
-  expiresAt = Infinity;
+  expiresAt = 0;
   readonly #source: HeraldClientOptions['token'];
-  #token: Promise<string> | null = null;
+  #token = '';
+  #asked: Promise<string> | null = null;
   #calls = new AbortController();
 
   constructor(
     options: HeraldClientOptions,
     readonly onError: ErrorSink,
   ) {
-    this.base = new URL(options.url, globalThis.location?.href).href.replace(/[/?#]*$/, '');
+    this.base = `${new URL(options.url, globalThis.location?.href)}`.replace(/\/$/, '');
     this.#source = options.token;
   }
 
   /** The token at hand, or a first one. */
-  token(): Promise<string> {
-    return this.#token && Date.now() < this.expiresAt ? this.#token : this.renew(this.#token ? 'rejected' : 'start');
+  async token(): Promise<string> {
+    return Date.now() < this.expiresAt ? this.#token : this.renew(this.#token ? 'rejected' : 'start');
   }
 
   /**
-   * Asks for another token.
+   * Asks for another token, unless that has been done already.
    *
-   * @param old - what was at hand when that became necessary: if there is another by now, it is that one.
+   * @param old - the token at hand when that became necessary.
    */
-  renew(reason: TokenRequest['reason'], old = this.#token): Promise<string> {
-    if (this.#token && this.#token !== old) return this.#token;
-    const asked = (async () => this.#source({ reason }))();
-    this.#token = asked;
-    const before = this.expiresAt;
-    this.expiresAt = Infinity;
-    asked.then(
-      (token) => {
-        const claims = claimsOf(token);
-        const now = Date.now();
-        this.user = claims.sub ?? this.user;
-        this.expiresAt = now + remainingLife(claims, now);
-      },
-      (error: unknown) => {
-        this.onError(error);
-        // One that only ends soon is better than none; without one, the next call asks again.
-        this.#token = reason === 'rejected' ? null : old;
-        this.expiresAt = before;
-      },
-    );
-    return asked;
+  async renew(reason: TokenRequest['reason'], old = this.#token): Promise<string> {
+    if (this.#token !== old) return this.#token;
+    return (this.#asked ??= this.#ask(reason).finally(() => (this.#asked = null)));
+  }
+
+  async #ask(reason: TokenRequest['reason']): Promise<string> {
+    try {
+      const token = await this.#source({ reason });
+      const claims = claimsOf(token);
+      const now = Date.now();
+      this.user = claims.sub ?? this.user;
+      this.expiresAt = now + remainingLife(claims, now);
+      return (this.#token = token);
+    } catch (error) {
+      this.onError(error);
+      // One that only ends soon is better than none.
+      if (reason === 'rejected') this.expiresAt = 0;
+      throw error;
+    }
   }
 
   /** Calls, and reads the JSON of the answer, if it has any. */
-  async json<T>(path: string, init: RequestInit & CallOptions = {}): Promise<T> {
+  async json<T>(path: string, init: Init): Promise<T> {
     const causes = [this.#calls.signal, ...(init.signal ? [init.signal] : [])];
     const signal = AbortSignal.any([...causes, AbortSignal.timeout(ANSWER_DEADLINE)]);
     try {
       const text = await (await this.request(path, { ...init, signal })).text();
       return (text && JSON.parse(text)) as T;
     } catch (error) {
-      for (const cause of causes) cause.throwIfAborted();
-      throw error instanceof ProblemError ? error : lost();
+      throw error instanceof ProblemError || causes.some(({ aborted }) => aborted) ? error : lost();
     }
   }
 
   /** Calls, once more with a new token if this one is not accepted. The answer is one of success. */
-  async request(path: string, init: RequestInit & { signal: AbortSignal }): Promise<Response> {
+  async request(path: string, init: Init & { signal: AbortSignal }): Promise<Response> {
     for (let attempt = 0; ; attempt++) {
-      const asked = this.token();
-      const headers = { ...init.headers, authorization: `Bearer ${await asked}` };
+      const token = await this.token();
       init.signal.throwIfAborted();
-      const answer = await fetch(this.base + path, { ...init, headers });
+      const headers = { ...init.headers, authorization: `Bearer ${token}` };
+      const answer = await fetch(this.base + path, { ...init, headers } as RequestInit);
       if (answer.ok) return answer;
       if (answer.status !== 401 || attempt > 0) throw await problemOf(answer);
-      await this.renew('rejected', asked);
+      await this.renew('rejected', token);
     }
   }
 

@@ -22,15 +22,9 @@ export interface Carrier {
   close(): void;
 }
 
-/** Where a session is opened, from the cursor on if there is one. */
-function address(path: string, cursor: string | undefined): string {
-  return path + (cursor ? `?cursor=${encodeURIComponent(cursor)}` : '');
-}
-
 /** Opens a WebSocket. The token travels as a subprotocol, because addresses end up in logs. */
-export function openSocket(api: Api, token: string, cursor: string | undefined, hearer: Hearer): Carrier {
-  const url = address(`${api.base}/v1/socket`, cursor).replace(/^http/, 'ws');
-  const socket = new WebSocket(url, ['herald.v1', `bearer.${token}`]);
+export function openSocket(api: Api, token: string, query: string, hearer: Hearer): Carrier {
+  const socket = new WebSocket(`${api.base.replace(/^http/, 'ws')}/v1/socket${query}`, ['herald.v1', `bearer.${token}`]);
   socket.onmessage = ({ data }) => {
     hearer.alive();
     hearer.frame(data as string);
@@ -45,10 +39,10 @@ export function openSocket(api: Api, token: string, cursor: string | undefined, 
 }
 
 /** Asks for Server-Sent Events. Not by `EventSource`, which can set no header and tells no status. */
-export function openEvents(api: Api, cursor: string | undefined, hearer: Hearer): Carrier {
+export function openEvents(api: Api, query: string, hearer: Hearer): Carrier {
   const ending = new AbortController();
   const read = async (): Promise<void> => {
-    const answer = await api.request(address('/v1/events', cursor), { signal: ending.signal });
+    const answer = await api.request(`/v1/events${query}`, { signal: ending.signal });
     const reader = answer.body!.pipeThrough(new TextDecoderStream()).getReader();
     const parse = eventStreamParser();
     for (;;) {

@@ -3,7 +3,7 @@
 import { Api, lost } from './api.js';
 import { openEvents, openSocket, type Hearer } from './carrier.js';
 import { Listeners, Writable, type ErrorSink } from './readable.js';
-import { Backoff, comeBack } from './recovery.js';
+import { Backoff, comeBack, pause } from './recovery.js';
 import type {
   CallOptions,
   ConnectionState,
@@ -49,35 +49,28 @@ type Frame =
   | { type: 'events'; cursor?: string; events: MessageEvent[] }
   | { type: 'close'; code: number; reason: string };
 
-/** Whether the browser says that there is no network. It may be wrong, above all where the gateway is on the same machine. */
-function isOffline(): boolean {
-  return globalThis.navigator?.onLine === false;
-}
-
 /** A person's connection to a gateway. */
 export class HeraldClient {
   /** Is told what subscribers and the token's source throw. */
   readonly onError: ErrorSink;
   /** Where the connection stands. */
-  readonly connection: Readable<ConnectionState>;
+  readonly connection: Readable<ConnectionState> & { readonly value: ConnectionState };
   readonly #state: Writable<ConnectionState>;
   readonly #api: Api;
-  readonly #listeners: { [E in keyof HeraldEvents]?: Listeners<HeraldEvents[E]> } = {};
+  readonly #listeners: Listeners<[name: string, value: unknown]>;
   readonly #backoff = new Backoff();
   #cursor: string | undefined;
-  /** What has been told and lies behind the cursor, by `seq`: it comes again if the session is lost now. */
-  #provisional = new Set<number>();
-  /** What comes again, and has been told. */
-  #repeated = new Set<number>();
   #running: AbortController | null = null;
-  /** Whether the last session began. */
-  #wasReady = false;
-  /** Whether it had brought events, or lasted. */
-  #hasProved = false;
+  /** When the last session began; 0 if it has not. */
+  #readyAt = 0;
+  /** Whether it has brought events. */
+  #hasEvents = false;
   #socketFailures = 0;
   #socketBanEnds = 0;
   /** Something may have changed outside: proves that the session lives, or cuts the wait for the next one short. */
   #stir: ((networkIsNew: boolean) => void) | null = null;
+  /** Ends the session, or the wait for the next one. */
+  #leave: (() => void) | null = null;
 
   constructor(options: HeraldClientOptions) {
     this.onError =
@@ -86,6 +79,7 @@ export class HeraldClient {
         queueMicrotask(() => {
           throw error;
         }));
+    this.#listeners = new Listeners(this.onError);
     this.#api = new Api(options, this.onError);
     this.connection = this.#state = new Writable<ConnectionState>({ status: 'idle' }, this.onError);
   }
@@ -106,11 +100,9 @@ export class HeraldClient {
     const running = (this.#running = new AbortController());
     this.#cursor = cursor;
     const { signal } = running;
-    const stir = ({ type }: Event): void => {
-      if (globalThis.document?.visibilityState !== 'hidden' || type === 'online') this.#stir?.(type === 'online');
-    };
-    for (const type of ['online', 'offline', 'pageshow']) globalThis.addEventListener?.(type, stir, { signal });
-    globalThis.document?.addEventListener('visibilitychange', stir, { signal });
+    for (const type of ['online', 'offline', 'pageshow', 'visibilitychange']) {
+      globalThis.addEventListener?.(type, () => this.#stir?.(type === 'online'), { signal });
+    }
     this.#run(signal).catch(this.onError);
   }
 
@@ -121,12 +113,13 @@ export class HeraldClient {
   }
 
   /**
-   * Listens to events of the gateway.
+   * Listens to events of the gateway. If the connection is lost while a large batch arrives, its events are told again from the
+   * batch's beginning, with their messages as they are then: put them into a map by id, and that changes nothing.
    *
    * @returns a function that ends that.
    */
   on<E extends keyof HeraldEvents>(event: E, listener: (value: HeraldEvents[E]) => void): () => void {
-    return this.#listenersOf(event).add(listener);
+    return this.#listeners.add(([name, value]) => name === event && listener(value as HeraldEvents[E]));
   }
 
   /** Loads a page of conversations, newest first. */
@@ -142,12 +135,11 @@ export class HeraldClient {
   /** Sends a message. Repeated with the same id, it is written once. */
   async send(
     conversation: string,
-    message: { readonly id: string; readonly content: string },
-    options: CallOptions = {},
+    { id, content }: { readonly id: string; readonly content: string },
+    options?: CallOptions,
   ): Promise<Message> {
-    const { id, content } = message;
-    const answer = await this.#post<{ message: Message }>(conversation, 'messages', options, { id, content });
-    return answer.message;
+    const body = JSON.stringify({ id, content });
+    return (await this.#post<{ message: Message }>(conversation, 'messages', options, body)).message;
   }
 
   /**
@@ -155,48 +147,48 @@ export class HeraldClient {
    *
    * @returns how many messages that were.
    */
-  async markRead(conversation: string, options: CallOptions = {}): Promise<number> {
+  async markRead(conversation: string, options?: CallOptions): Promise<number> {
     return (await this.#post<{ updated: number }>(conversation, 'read', options)).updated;
   }
 
   #page<T>(path: string, { limit, before, signal }: PageOptions): Promise<T> {
-    const query = new URLSearchParams();
-    if (limit) query.set('limit', `${limit}`);
-    if (before) query.set('before', before);
-    return this.#api.json(`/v1/conversations${path}?${query}`, signal ? { signal } : {});
+    const query = new URLSearchParams({ ...(limit && { limit: `${limit}` }), ...(before && { before }) });
+    return this.#api.json(`/v1/conversations${path}?${query}`, { signal });
   }
 
-  #post<T>(conversation: string, what: string, { signal }: CallOptions, body?: object): Promise<T> {
-    return this.#api.json(`/v1/conversations/${encodeURIComponent(conversation)}/${what}`, {
-      method: 'POST',
-      ...(signal && { signal }),
-      ...(body && { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } }),
-    });
-  }
-
-  #listenersOf<E extends keyof HeraldEvents>(event: E): Listeners<HeraldEvents[E]> {
-    return ((this.#listeners[event] as Listeners<HeraldEvents[E]> | undefined) ??= new Listeners(this.onError));
+  #post<T>(conversation: string, what: string, options?: CallOptions, body?: string): Promise<T> {
+    const init = { signal: options?.signal, method: 'POST', body, headers: { 'content-type': 'application/json' } };
+    return this.#api.json(`/v1/conversations/${encodeURIComponent(conversation)}/${what}`, init);
   }
 
   #emit<E extends keyof HeraldEvents>(event: E, value: HeraldEvents[E]): void {
-    this.#listenersOf(event).call(value);
+    this.#listeners.call([event, value]);
   }
 
   #stop(state: ConnectionState): void {
     this.#running?.abort();
     this.#running = null;
+    this.#leave?.();
     this.#state.set(state);
+  }
+
+  /** Tells where the connection stands while there is none. */
+  #show(state: ConnectionState): void {
+    // The browser may be wrong, above all where the gateway is on the same machine, so that this changes nothing else.
+    this.#state.set(globalThis.navigator?.onLine === false ? { status: 'offline' } : state);
   }
 
   /** Holds sessions, one after the other, until there is no point in another or the signal ends it. */
   async #run(signal: AbortSignal): Promise<void> {
     let isRenewal = false;
     for (let attempt = 1; ; attempt++) {
-      if (!isRenewal) this.#state.set(isOffline() ? { status: 'offline' } : { status: 'connecting', attempt });
+      if (!isRenewal) this.#show({ status: 'connecting', attempt });
       const isSocket = this.#socketFailures < SOCKET_FAILURES || Date.now() > this.#socketBanEnds;
-      this.#wasReady = this.#hasProved = false;
+      this.#readyAt = 0;
+      this.#hasEvents = false;
       let loss = await this.#session(isSocket, signal).catch((error: unknown) => lost(-1, `${error}`));
-      if (this.#wasReady) {
+      const hasProved = this.#hasEvents || Date.now() - (this.#readyAt || Infinity) > LASTED;
+      if (this.#readyAt) {
         attempt = 0;
         if (isSocket) this.#socketFailures = 0;
       } else if (isSocket && loss && [0, 1006].includes(loss.status)) {
@@ -204,47 +196,37 @@ export class HeraldClient {
         loss = await this.#diagnose(loss, signal);
       }
       if (signal.aborted) return;
-      if (this.#hasProved) this.#backoff.reset();
+      if (hasProved) this.#backoff.reset();
       isRenewal = !loss;
       if (!loss) continue;
       const { status, detail } = loss;
-      const delay = comeBack(loss, this.#hasProved, this.#backoff);
+      const delay = comeBack(loss, hasProved, this.#backoff);
       if (!delay) return this.#stop({ status: 'refused', code: status, reason: detail });
       // A source that has none now may have one for the next attempt, which asks again.
       if (status === 401 || status === 4001) await this.#api.renew('rejected').catch(() => {});
-      if (delay[0] > 0) await this.#wait(...delay, detail, signal);
+      const [wait, isFirm] = delay;
+      if (wait > 0) {
+        this.#show({ status: 'waiting', retryAt: Date.now() + wait, reason: detail });
+        await pause(wait, (cutShort) => {
+          this.#leave = cutShort;
+          // Because the page is looked at again, or the network has changed.
+          this.#stir = () => isFirm || cutShort();
+        });
+      }
       if (signal.aborted) return;
     }
   }
 
   /** Asks by HTTP why a WebSocket did not open. If HTTP is let in, it is the WebSockets that do not pass. */
   async #diagnose(loss: ProblemError, signal: AbortSignal): Promise<ProblemError | undefined> {
-    const token = this.#api.token();
     try {
       await this.#api.json('/v1/events', { method: 'HEAD', signal });
     } catch (error) {
       return error as ProblemError;
     }
-    // With another token than before, the next WebSocket may open.
-    if (token !== this.#api.token() || ++this.#socketFailures < SOCKET_FAILURES) return loss;
+    if (++this.#socketFailures < SOCKET_FAILURES) return loss;
     this.#socketBanEnds = Date.now() + SOCKET_BAN;
     return undefined;
-  }
-
-  /** Waits, until the page is looked at again or the network has changed if the wait is not a firm one. */
-  #wait(delay: number, isFirm: boolean, reason: string, signal: AbortSignal): Promise<void> {
-    this.#state.set(isOffline() ? { status: 'offline' } : { status: 'waiting', retryAt: Date.now() + delay, reason });
-    return new Promise((resolve) => {
-      const done = (): void => {
-        clearTimeout(timer);
-        signal.removeEventListener('abort', done);
-        this.#stir = null;
-        resolve();
-      };
-      const timer = setTimeout(done, delay);
-      signal.addEventListener('abort', done);
-      this.#stir = () => isFirm || done();
-    });
   }
 
   /** Holds one session, and answers how it was lost; if it was not, another one is to take its place with a new token. */
@@ -253,8 +235,6 @@ export class HeraldClient {
     const token = isSocket ? await api.token() : '';
     if (signal.aborted) return undefined;
     return new Promise((resolve) => {
-      let readyAt = 0;
-      let heardAt = 0;
       let beat = 0;
       let hasEnded = false;
       let pulse: ReturnType<typeof setTimeout>;
@@ -265,19 +245,14 @@ export class HeraldClient {
         hasEnded = true;
         clearTimeout(pulse);
         clearTimeout(renewal);
-        signal.removeEventListener('abort', leave);
-        this.#stir = null;
         carrier.close();
-        this.#wasReady = readyAt > 0;
-        this.#hasProved ||= this.#wasReady && Date.now() - readyAt > LASTED;
         resolve(loss);
       };
-      const leave = (): void => end();
       const fall = (): void => end(lost());
 
       const pulseAfter = (delay: number, then: () => void): void => {
         clearTimeout(pulse);
-        pulse = setTimeout(then, delay);
+        if (!hasEnded) pulse = setTimeout(then, delay);
       };
       const probe = (within: number): void => {
         carrier.send?.({ type: 'ping' });
@@ -299,14 +274,13 @@ export class HeraldClient {
       const hearer: Hearer = {
         // The gateway's own pings are not told to a page, so after one beat of silence it sends one of its own.
         alive: () => {
-          heardAt = Date.now();
-          if (readyAt && !hasEnded) pulseAfter(beat, () => probe(1.5 * beat));
+          if (beat) pulseAfter(beat, () => probe(1.5 * beat));
         },
         frame: (text) => {
           if (hasEnded) return;
           const frame = JSON.parse(text) as Frame;
           if (frame.type === 'ready') {
-            readyAt = Date.now();
+            this.#readyAt = Date.now();
             beat = frame.heartbeat_s * 1000;
             hearer.alive();
             renewLater();
@@ -319,14 +293,20 @@ export class HeraldClient {
         },
         ended: end,
       };
-      const carrier = isSocket
-        ? openSocket(api, token, this.#cursor, hearer)
-        : openEvents(api, this.#cursor, hearer);
+      // A cursor consists of letters, digits, dots and hyphens.
+      const query = this.#cursor ? `?cursor=${this.#cursor}` : '';
+      const carrier = isSocket ? openSocket(api, token, query, hearer) : openEvents(api, query, hearer);
       pulseAfter(READY_DEADLINE, fall);
-      signal.addEventListener('abort', leave);
+      this.#leave = end;
       this.#stir = (networkIsNew) => {
-        if (readyAt && carrier.send) probe(PROBE_DEADLINE);
-        else if (readyAt ? Date.now() - heardAt > 1.5 * beat : networkIsNew) fall();
+        if (!beat) {
+          if (networkIsNew) fall();
+        } else if (carrier.send) {
+          probe(PROBE_DEADLINE);
+        } else {
+          // Where nothing can be asked, another session tells as well.
+          end();
+        }
       };
     });
   }
@@ -334,22 +314,17 @@ export class HeraldClient {
   #begin(ready: Ready, isSocket: boolean): void {
     this.#api.user = ready.user;
     this.#cursor = ready.cursor;
-    this.#repeated = new Set(ready.resumed ? [...this.#repeated, ...this.#provisional] : []);
-    this.#provisional.clear();
     this.#state.set({ status: 'live', transport: isSocket ? 'websocket' : 'events' });
     this.#emit('ready', ready);
     if (ready.resumed === false) this.#emit('discontinuity', { reason: ready.reason ?? '' });
   }
 
   #tell(events: readonly MessageEvent[], cursor: string | undefined): void {
-    const fresh = events.filter(({ seq }) => !this.#repeated.delete(seq));
-    this.#hasProved ||= events.length > 0;
-    if (fresh.length > 0) this.#emit('batch', fresh);
-    for (const event of fresh) this.#emit(event.op, event as never);
-    for (const { seq } of events) this.#provisional.add(seq);
-    if (cursor) {
-      this.#cursor = cursor;
-      this.#provisional.clear();
+    if (events.length > 0) {
+      this.#hasEvents = true;
+      this.#emit('batch', events);
     }
+    for (const event of events) this.#emit(event.op, event as never);
+    this.#cursor = cursor ?? this.#cursor;
   }
 }

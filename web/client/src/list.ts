@@ -13,7 +13,6 @@
 
 import { aboutConversation } from './conversation.js';
 import { compare } from './order.js';
-import { share } from './share.js';
 import type { Conversation, ConversationPage, Message, MessageEvent } from './types.js';
 
 interface Entry {
@@ -31,7 +30,7 @@ export function isUnread({ sender_id, receiver_id, is_read }: Message, user: str
 
 /** The conversations that are loaded. */
 export class ConversationList {
-  /** Newest first. Another array after each change. */
+  /** Newest first. */
   shown: readonly Conversation[] = [];
   /** Leads to the next page; `null` if there is none. */
   next: string | null = null;
@@ -39,44 +38,35 @@ export class ConversationList {
   isDoubtful = false;
   readonly #entries = new Map<string, Entry>();
 
-  /** Whose conversations they are. */
-  user: string | null = null;
+  /** Whose conversations they are is read from the owner, because it is known only after a while. */
+  constructor(readonly owner: { readonly user: string | null }) {}
 
   /** The preview of a conversation, if it is loaded. */
   find(conversation: string): Conversation | undefined {
     return this.#entries.get(conversation)?.shown;
   }
 
-  /** Begins with a first page, or takes another look at it, or adds one that follows. */
-  addPage(page: ConversationPage, since: readonly MessageEvent[], kind: 'list' | 'again' | 'more'): void {
-    const { conversations, next } = page;
-    const oldest = conversations.at(-1)?.last_message_time ?? '';
-    const listed = new Set(conversations.map((row) => row.conversation_id));
+  /** Begins with a first page, or takes another look at it, or adds one that follows; and applies the events that came meanwhile. */
+  addPage({ conversations, next }: ConversationPage, since: readonly MessageEvent[], kind: 'list' | 'again' | 'more'): void {
+    // A first page says all about what is as new as its last row. More may be loaded than that.
+    const oldest = (next && kind === 'again' && conversations.at(-1)?.last_message_time) || '';
     for (const [id, { shown }] of this.#entries) {
-      // What should be on a first page and is not there is gone.
-      const isAbove = kind === 'again' && (!next || shown.last_message_time > oldest);
-      if ((kind === 'list' || isAbove) && !listed.has(id)) this.#entries.delete(id);
+      if (kind !== 'more' && shown.last_message_time >= oldest) this.#entries.delete(id);
     }
+    if (kind !== 'again' || this.#entries.size === 0) this.next = next;
     for (const row of conversations) {
       // Who writes to himself has read it.
-      const others = row.other_user_id === this.user ? 0 : row.unread_count;
-      this.#set({ shown: this.find(row.conversation_id) ?? row, others, unread: new Set(), asOf: row.last_message_time }, row);
+      const others = row.other_user_id === this.owner.user ? 0 : row.unread_count;
+      this.#set({ shown: row, others, unread: new Set(), asOf: row.last_message_time });
     }
-    // More may be loaded than this first page.
-    if (kind !== 'again' || this.#entries.size <= conversations.length) this.next = next;
     this.isDoubtful = false;
     this.applyAll(since);
   }
 
-  /** Applies events. */
+  /** Applies events, the answer to a send among them as an insert. */
   applyAll(events: readonly MessageEvent[]): void {
     for (const event of events) this.#apply(event);
     this.#sort();
-  }
-
-  /** Applies the answer to a send. */
-  answer(conversation: string, message: Message): void {
-    this.applyAll([{ op: 'insert', seq: 0, conversation, message }]);
   }
 
   /** Everything in this conversation has been read. */
@@ -98,7 +88,7 @@ export class ConversationList {
       this.isDoubtful ||= !!entry || !this.next;
       return;
     }
-    if (message.receiver_id === this.user && message.is_read && !entry.unread.delete(message.id) && entry.others > 0) {
+    if (message.receiver_id === this.owner.user && message.is_read && !entry.unread.delete(message.id) && entry.others > 0) {
       entry.others--;
       this.isDoubtful = true;
     }
@@ -108,7 +98,7 @@ export class ConversationList {
 
   #insert(conversation: string, message: Message, known: Entry | undefined): void {
     const time = message.created_at;
-    const unread = isUnread(message, this.user);
+    const unread = isUnread(message, this.owner.user);
     if (known && known.asOf >= time) {
       this.isDoubtful ||= unread;
       return;
@@ -129,13 +119,13 @@ export class ConversationList {
 
   #set(entry: Entry, changes: Partial<Conversation> = {}): void {
     const unread_count = entry.others + entry.unread.size;
-    entry.shown = share(entry.shown, { ...entry.shown, ...changes, unread_count });
+    entry.shown = { ...entry.shown, ...changes, unread_count };
     this.#entries.set(entry.shown.conversation_id, entry);
   }
 
   #sort(): void {
-    const shown = [...this.#entries.values()].map((entry) => entry.shown);
-    shown.sort((one, other) => compare(other.last_message_time, one.last_message_time));
-    this.shown = share(this.shown, shown);
+    this.shown = [...this.#entries.values()]
+      .map(({ shown }) => shown)
+      .sort((one, other) => compare(other.last_message_time, one.last_message_time));
   }
 }

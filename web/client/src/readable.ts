@@ -1,55 +1,52 @@
-/** A value that tells its subscribers when it changes. */
+/** Functions that are told of something, and values that tell when they change. */
 
 import type { Readable } from './types.js';
 
 /** Told what a subscriber threw. */
 export type ErrorSink = (error: unknown) => void;
 
-/** A set of functions that are called one after the other; one that throws does not disturb the others. */
+/** Functions that are called one after the other; one that throws does not disturb the others. */
 export class Listeners<T> {
-  readonly #listeners = new Set<{ run: (value: T) => void }>();
+  readonly #listeners = new Set<(value: T) => void>();
 
   constructor(readonly onError: ErrorSink) {}
 
-  add(run: (value: T) => void): () => void {
-    // Wrapped, so that a function that is added twice is called twice and removed once.
-    const listener = { run };
+  /** Adds a function, and calls it at once with what is given; answers a function that removes it. */
+  add(run: (value: T) => unknown, ...now: T[]): () => void {
+    // A function of its own, so that what is added twice is called twice and removed once.
+    const listener = (value: T): void => {
+      try {
+        run(value);
+      } catch (error) {
+        this.onError(error);
+      }
+    };
     this.#listeners.add(listener);
+    now.forEach(listener);
     return () => void this.#listeners.delete(listener);
   }
 
+  /** Calls those that are there now. */
   call(value: T): void {
-    for (const listener of [...this.#listeners]) this.callOne(listener.run, value);
-  }
-
-  callOne(run: (value: T) => void, value: T): void {
-    try {
-      run(value);
-    } catch (error) {
-      this.onError(error);
-    }
+    for (const listener of [...this.#listeners]) listener(value);
   }
 }
 
 /** A value that can be set. */
-export class Writable<T> implements Readable<T> {
-  readonly #listeners: Listeners<T>;
-
+export class Writable<T> extends Listeners<T> implements Readable<T> {
   constructor(
     public value: T,
     onError: ErrorSink,
   ) {
-    this.#listeners = new Listeners(onError);
+    super(onError);
   }
 
   set(value: T): void {
     this.value = value;
-    this.#listeners.call(value);
+    this.call(value);
   }
 
   subscribe(run: (value: T) => void): () => void {
-    const unsubscribe = this.#listeners.add(run);
-    this.#listeners.callOne(run, this.value);
-    return unsubscribe;
+    return this.add(run, this.value);
   }
 }

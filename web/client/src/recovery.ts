@@ -60,3 +60,14 @@ export function comeBack(loss: ProblemError, hasProved: boolean, backoff: Backof
 export function retryDelay({ retryAfter = 0 }: ProblemError, backoff: Backoff): Delay {
   return [Math.min(retryAfter, RETRY_AFTER_MAX) * 1000 + backoff.next(), retryAfter > 0];
 }
+
+/** Waits so many milliseconds, or until the function that `begun` is given is called. */
+export function pause(delay: number, begun: (cutShort: () => void) => void): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, delay);
+    begun(() => {
+      clearTimeout(timer);
+      resolve();
+    });
+  });
+}

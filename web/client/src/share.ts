@@ -1,7 +1,14 @@
 /** Keeps objects that have not changed, so that whoever compares them by identity has nothing to do. */
 
-/** Answers `old` if `next` holds the very same values. */
-export function share<T extends object>(old: T, next: T): T {
+/** Answers `old` if `next` holds the very same values, and otherwise `next` with what it has in common with `old`. */
+export function share<T>(old: T, next: T): T {
+  if (!old || !next || typeof old !== 'object' || typeof next !== 'object') return next;
   const keys = Object.keys(next) as (keyof T)[];
-  return keys.length === Object.keys(old).length && keys.every((key) => Object.is(old[key], next[key])) ? old : next;
+  let isSame = keys.length === Object.keys(old).length;
+  for (const key of keys) {
+    if (next[key] === old[key]) continue;
+    next[key] = share(old[key], next[key]);
+    isSame &&= next[key] === old[key];
+  }
+  return isSame ? old : next;
 }

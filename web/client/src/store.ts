@@ -7,11 +7,11 @@
  */
 
 import type { HeraldClient } from './client.js';
-import { aboutConversation, parseConversation } from './conversation.js';
+import { aboutConversation, conversationName } from './conversation.js';
 import { History } from './history.js';
 import { ConversationList, isUnread } from './list.js';
 import { Writable } from './readable.js';
-import { Backoff, retryDelay } from './recovery.js';
+import { Backoff, pause, retryDelay } from './recovery.js';
 import { share } from './share.js';
 import type {
   ConversationStore,
@@ -24,7 +24,7 @@ import type {
   ThreadMessage,
 } from './types.js';
 
-/** What a page holds at least, and at most (PROTOCOL.md, "Paging"). */
+/** What a page holds if nothing is said, and at most (PROTOCOL.md, "Paging"). */
 const PAGE = 50;
 const PAGE_MAX = 200;
 
@@ -37,186 +37,160 @@ const GROWTH_MAX = 500;
 /** How long doubts are gathered before the list is loaded again, in milliseconds; up to twice as long, for the sake of the gateway. */
 const REFRESH_DELAY = 1_000;
 
-/** A message that the gateway does not have yet, or does not want. */
-interface Outgoing {
-  readonly conversation: string;
-  readonly message: ThreadMessage;
-}
-
 /** What is loaded: the list anew, the list because of a doubt, the open conversation, or another page of either. */
 type Slot = 'list' | 'again' | 'more' | 'thread' | 'older';
 
 /** Makes a store of the client's conversations. Nothing happens before its `start()`. */
 export function createConversationStore(client: HeraldClient): ConversationStore {
-  const list = new ConversationList();
+  const list = new ConversationList(client);
   /** By conversation, the one that was opened last at the end. */
   const histories = new Map<string, History>();
-  /** By id, in the order in which they are to be sent. */
-  const outbox = new Map<string, Outgoing>();
+  /** Messages that the gateway does not have yet, or does not want: by id, in the order in which they are to be sent. */
+  const outbox = new Map<string, ThreadMessage>();
   /** Conversations in which something is being sent: one message at a time keeps their order. */
   const lanes = new Set<string>();
   /** Conversations to mark as read. */
   const seen = new Set<string>();
   /** Calls on their way, one of a kind. */
-  const calls: { [S in Slot]?: AbortController | undefined } = {};
+  const calls: { [S in Slot]?: AbortController } = {};
   /** What has come since each of them began. */
   const recordings = new Set<MessageEvent[]>();
   /** Cuts pauses short. */
   const pauses = new Set<(isOver: boolean) => void>();
 
-  /** Ends everything; there is none before `start()`. */
+  /** Undoes what `start()` did. */
+  let ends: (() => void)[] = [];
+  /** Ends what is being sent; there is none before `start()`. */
   let life: AbortController | undefined;
-  let conversationsStatus: ConversationStoreState['conversationsStatus'] = 'loading';
+  let isListed = false;
   let conversationsError: ProblemError | null = null;
   let opened: string | null = null;
-  let status: Thread['status'] = 'loading';
   let error: ProblemError | null = null;
-  /** Whether the open conversation has to be loaded again because events may have been missed. */
-  let isStale = false;
+  /** What is shown of the open conversation until it is loaded again, because events may have been missed. */
+  let stale: History | undefined;
   let isMarking = false;
-  let willRefresh = false;
-  let connection: ConversationStoreState['connection'] = { status: 'idle' };
 
   // What is shown.
 
-  /** The open conversation, as far as it is loaded. */
-  const history = (): History | undefined => histories.get(opened!);
+  /** A conversation, as far as it is loaded. */
+  const find = (conversation: string | null): History | undefined =>
+    histories.get(conversation!) ?? (conversation === opened ? stale : undefined);
 
-  function threadNow(old: Thread | null): Thread | null {
-    if (opened === null) return null;
-    const { rows = [], next = null } = history() ?? {};
+  /** What waits in a conversation. */
+  const waiting = (conversation: string): ThreadMessage[] => [...outbox.values()].filter((one) => nameOf(one) === conversation);
+
+  const threadNow = (conversation: string): Thread => {
+    const shown = find(opened);
+    const { rows = [], next = null } = shown ?? {};
     const row = rows.at(-1);
-    const waiting = [...outbox.values()].filter(({ conversation }) => conversation === opened);
-    const thread: Thread = {
-      conversation: opened,
-      status,
-      error,
-      messages: [...rows, ...waiting.map(({ message }) => message)],
+    // A conversation is loaded only once the position is known that comes with the list.
+    const problem = error ?? (client.cursor === undefined && !shown ? conversationsError : null);
+    return {
+      conversation,
+      status: statusOf(shown, problem),
+      error: problem,
+      messages: [...rows, ...waiting(conversation)],
       hasOlder: !!next,
       isLoadingOlder: !!calls.older,
       counterpart: {
-        ...aboutConversation(opened, row),
-        ...(!row && list.find(opened)),
+        ...aboutConversation(conversation, row),
+        ...(!row && list.find(conversation)),
         product_price: row?.product_price ?? null,
       },
     };
-    if (old?.conversation !== opened) return thread;
-    const { messages, counterpart } = old;
-    return share(old, {
-      ...thread,
-      messages: share(messages, thread.messages),
-      counterpart: share(counterpart, thread.counterpart),
-    });
-  }
+  };
 
-  const stateNow = (old: Thread | null): ConversationStoreState => ({
+  const stateNow = (): ConversationStoreState => ({
     user: client.user,
-    connection,
+    connection: client.connection.value,
     conversations: list.shown,
-    conversationsStatus,
+    conversationsStatus: statusOf(isListed, conversationsError),
     conversationsError,
     hasMoreConversations: !!list.next,
-    thread: threadNow(old),
+    thread: opened === null ? null : threadNow(opened),
     unreadTotal: list.shown.reduce((total, { unread_count }) => total + unread_count, 0),
   });
-  const state = new Writable(stateNow(null), client.onError);
+  const state = new Writable(stateNow(), client.onError);
 
-  function emit(): void {
-    const old = state.value;
-    const next = share(old, stateNow(old.thread));
-    if (next !== old) state.set(next);
-  }
+  const emit = (): void => {
+    const next = share(state.value, stateNow());
+    if (next !== state.value) state.set(next);
+  };
 
   // Loading.
 
   /** Waits. Good news cuts it short unless it is firm, and so does the end. */
-  const pause = (delay: number, isFirm = false): Promise<void> =>
-    new Promise((resolve) => {
-      const done = (isOver: boolean): void => {
-        if (isFirm && !isOver) return;
-        clearTimeout(timer);
-        pauses.delete(done);
-        resolve();
-      };
-      const timer = setTimeout(done, delay, true);
-      pauses.add(done);
-    });
+  const wait = async (delay: number, isFirm?: boolean): Promise<void> => {
+    let end: ((isOver: boolean) => void) | undefined;
+    await pause(delay, (cutShort) => pauses.add((end = (isOver) => void ((isOver || !isFirm) && cutShort()))));
+    pauses.delete(end!);
+  };
 
-  function cancel(...slots: Slot[]): void {
+  const cancel = (...slots: Slot[]): void => {
     for (const slot of slots) {
       calls[slot]?.abort();
-      calls[slot] = undefined;
+      delete calls[slot];
     }
-  }
+  };
 
-  /**
-   * Makes a call, again and again as long as it may succeed later; answers whether it has. It gets what has come since it was made.
-   * `failed` is told of each failure, and answers whether to go on.
-   */
-  async function load<T>(
+  /** Makes a call, again and again as long as it may succeed later. `apply` gets what has come since. */
+  const load = async <T>(
     slot: Slot,
     call: (signal: AbortSignal) => Promise<T>,
     apply: (page: T, since: readonly MessageEvent[]) => void,
-    failed: (problem: ProblemError) => boolean,
-  ): Promise<boolean> {
+  ): Promise<void> => {
     cancel(slot);
     const { signal } = (calls[slot] = new AbortController());
     const delays = new Backoff();
+    const tell = (problem: ProblemError | null): void => {
+      if (slot === 'thread' || slot === 'older') error = problem;
+      else conversationsError = problem;
+    };
     emit();
-    for (;;) {
+    if (slot === 'again') await wait(REFRESH_DELAY * (1 + Math.random()), true);
+    while (!signal.aborted) {
       const since: MessageEvent[] = [];
       recordings.add(since);
       let problem: ProblemError;
       try {
         const page = await call(signal);
-        if (signal.aborted) return false;
+        if (signal.aborted) return;
         cancel(slot);
+        tell(null);
         apply(page, since);
         emit();
-        return true;
+        return refresh();
       } catch (thrown) {
         problem = thrown as ProblemError;
       } finally {
         recordings.delete(since);
       }
-      if (signal.aborted) return false;
-      const goesOn = failed(problem) && problem.isTemporary;
-      if (!goesOn) cancel(slot);
+      if (signal.aborted) return;
+      tell(problem);
+      if (!problem.isTemporary) cancel(slot);
       emit();
-      if (goesOn) await pause(...retryDelay(problem, delays));
-      if (signal.aborted) return false;
+      if (!signal.aborted) await wait(...retryDelay(problem, delays));
     }
-  }
+  };
 
-  function loadList(slot: 'list' | 'again'): Promise<boolean> {
-    const limit = Math.min(Math.max(list.shown.length, PAGE), PAGE_MAX);
+  const loadList = (slot: 'list' | 'again'): Promise<void> => {
+    const limit = pageSize(list.shown);
     return load(
       slot,
       (signal) => client.conversations({ limit, signal }),
       (page, since) => {
-        list.user = client.user;
         list.addPage(page, since, slot);
-        conversationsStatus = 'ready';
-        conversationsError = null;
+        isListed = true;
         client.connect(page.cursor);
       },
-      (problem) => {
-        if (slot === 'list') {
-          conversationsError = problem;
-          if (conversationsStatus === 'loading') conversationsStatus = 'failed';
-          // The open conversation waits for the position that comes with the list.
-          if (client.cursor === undefined) [status, error] = ['failed', problem];
-        }
-        return true;
-      },
     );
-  }
+  };
 
-  async function loadThread(): Promise<void> {
+  const loadThread = async (): Promise<void> => {
     const conversation = opened;
     if (conversation === null || !life || client.cursor === undefined) return;
     cancel('older');
-    const limit = Math.min(Math.max(history()?.rows.length ?? 0, PAGE), PAGE_MAX);
+    const limit = pageSize(find(opened)?.rows);
     await load(
       'thread',
       (signal) => client.messages(conversation, { limit, signal }),
@@ -224,46 +198,34 @@ export function createConversationStore(client: HeraldClient): ConversationStore
         const shown = new History(conversation, page, since);
         histories.set(conversation, shown);
         for (const { id } of shown.rows) outbox.delete(id);
-        [status, error, isStale] = ['ready', null, false];
         markSeen();
       },
-      (problem) => {
-        error = problem;
-        if (!history()) status = 'failed';
-        return true;
-      },
     );
-  }
+  };
 
   /** Loads everything anew. What is shown stays until it is replaced. */
-  async function loadAll(): Promise<void> {
-    cancel('again', 'more', 'thread', 'older');
-    isStale = true;
-    for (const conversation of histories.keys()) if (conversation !== opened) histories.delete(conversation);
+  const loadAll = async (): Promise<void> => {
+    cancel(...(Object.keys(calls) as Slot[]));
+    stale = find(opened);
+    histories.clear();
     const listed = loadList('list');
     if (client.cursor === undefined) await listed;
     await Promise.all([listed, loadThread()]);
-  }
+  };
 
   /** Loads the list again a little later if it is in doubt. */
-  async function refresh(): Promise<void> {
-    if (willRefresh || !list.isDoubtful) return;
-    willRefresh = true;
-    await pause(REFRESH_DELAY * (1 + Math.random()), true);
-    willRefresh = false;
-    // A list that is being loaded anew is in no doubt.
-    if (life && !calls.list && list.isDoubtful && (await loadList('again'))) void refresh();
-  }
+  const refresh = (): void => {
+    if (life && list.isDoubtful && !calls.list && !calls.again) void loadList('again');
+  };
 
   // What the gateway tells.
 
-  function hear(events: readonly MessageEvent[]): void {
+  const hear = (events: readonly MessageEvent[]): void => {
     for (const since of recordings) since.push(...events);
-    list.user = client.user;
     list.applyAll(events);
     for (const event of events) {
       outbox.delete(event.message.id);
-      for (const history of histories.values()) history.apply(event);
+      for (const history of [...histories.values(), stale]) history?.apply(event);
     }
     for (const [conversation, { rows, loaded }] of histories) {
       if (rows.length <= loaded + GROWTH_MAX) continue;
@@ -272,32 +234,33 @@ export function createConversationStore(client: HeraldClient): ConversationStore
     }
     markSeen();
     emit();
-    void refresh();
-  }
+    refresh();
+  };
 
-  function ready({ resumed }: Ready): void {
+  const ready = ({ resumed }: Ready): void => {
     // Without the old position, what has been loaded may lie before the new one.
     if (!resumed) void loadAll();
     for (const done of [...pauses]) done(false);
-    for (const { conversation } of outbox.values()) void deliver(conversation);
+    deliverAll();
     markSeen();
-    void refresh();
-  }
+    refresh();
+  };
 
   // Reading and sending.
 
   /** Marks the open conversation as read if somebody sees it. */
-  function markSeen(): void {
-    const shown = history();
+  const markSeen = (): void => {
+    const shown = find(opened);
     if (!shown || !life || globalThis.document?.visibilityState === 'hidden') return;
     const { conversation, rows } = shown;
     if (!list.find(conversation)?.unread_count && !rows.some((row) => isUnread(row, client.user))) return;
     list.markRead(conversation);
     seen.add(conversation);
     if (!isMarking) void markRead(life.signal);
-  }
+    emit();
+  };
 
-  async function markRead(signal: AbortSignal): Promise<void> {
+  const markRead = async (signal: AbortSignal): Promise<void> => {
     isMarking = true;
     for (const conversation of seen) {
       seen.delete(conversation);
@@ -306,48 +269,53 @@ export function createConversationStore(client: HeraldClient): ConversationStore
       });
     }
     isMarking = false;
-    void refresh();
-  }
-
-  function setOutgoing(id: string, state: ThreadMessage['state'], failure?: ProblemError): void {
-    const outgoing = outbox.get(id);
-    if (!outgoing) return;
-    const { error: _old, ...message } = outgoing.message;
-    outbox.set(id, { ...outgoing, message: { ...message, state, ...(failure && { error: failure }) } });
-    emit();
-  }
+    refresh();
+  };
 
   /** Sends what waits in a conversation, one message after the other. */
-  async function deliver(conversation: string): Promise<void> {
+  const deliver = async (conversation: string): Promise<void> => {
     if (!life || lanes.has(conversation)) return;
     const { signal } = life;
     const delays = new Backoff();
     lanes.add(conversation);
     for (;;) {
-      const next = [...outbox.values()].find((one) => one.conversation === conversation && one.message.state === 'sending');
+      const next = waiting(conversation).find((one) => one.state === 'sending');
       if (!next || signal.aborted) break;
-      const { id, content } = next.message;
       try {
-        accept(conversation, await client.send(conversation, { id, content }, { signal }));
+        const message = await client.send(conversation, next, { signal });
         delays.reset();
+        // If the event was quicker, it has told everything, and perhaps that the message has been deleted since.
+        if (outbox.has(message.id)) hear([{ op: 'insert', seq: 0, conversation, message }]);
       } catch (thrown) {
-        // The event may have been quicker than the answer.
-        if (signal.aborted || !outbox.has(id)) continue;
+        if (signal.aborted || !outbox.has(next.id)) continue;
         const problem = thrown as ProblemError;
-        if (problem.isTemporary) await pause(...retryDelay(problem, delays));
-        else setOutgoing(id, 'failed', problem);
+        if (problem.isTemporary) await wait(...retryDelay(problem, delays));
+        else outbox.set(next.id, { ...next, state: 'failed', error: problem });
       }
+      emit();
     }
     lanes.delete(conversation);
-  }
+  };
 
-  function accept(conversation: string, message: Message): void {
-    // If the event was quicker, it has told everything, and perhaps that the message has been deleted since.
-    if (!outbox.delete(message.id)) return;
-    histories.get(conversation)?.answer(message);
-    list.answer(conversation, message);
+  const deliverAll = (): void => {
+    for (const message of outbox.values()) void deliver(nameOf(message));
+  };
+
+  /** Forgets a message that has failed; answers it. */
+  const forget = (id: string): ThreadMessage | undefined => {
+    const message = outbox.get(id);
+    if (message?.state !== 'failed') return undefined;
+    outbox.delete(id);
     emit();
-  }
+    return message;
+  };
+
+  /** Has a message sent after all others. */
+  const post = (message: ThreadMessage): void => {
+    outbox.set(message.id, message);
+    emit();
+    void deliver(nameOf(message));
+  };
 
   return {
     subscribe: (run) => state.subscribe(run),
@@ -357,34 +325,31 @@ export function createConversationStore(client: HeraldClient): ConversationStore
       if (life) return;
       life = new AbortController();
       const { signal } = life;
-      const ends = [
+      ends = [
         client.on('batch', hear),
         client.on('ready', ready),
-        client.connection.subscribe((value) => {
-          connection = value;
-          emit();
-        }),
+        client.connection.subscribe(emit),
       ];
-      signal.addEventListener('abort', () => ends.forEach((end) => end()));
-      globalThis.document?.addEventListener('visibilitychange', markSeen, { signal });
+      globalThis.addEventListener?.('visibilitychange', markSeen, { signal });
       void loadAll();
-      for (const { conversation } of outbox.values()) void deliver(conversation);
+      deliverAll();
     },
 
     close() {
       life?.abort();
       life = undefined;
-      cancel('list', 'again', 'more', 'thread', 'older');
+      for (const end of ends) end();
+      cancel(...(Object.keys(calls) as Slot[]));
       for (const done of [...pauses]) done(true);
     },
 
     open(conversation) {
       if (conversation === opened) return;
       cancel('thread', 'older');
-      if (isStale) histories.delete(opened!);
+      stale = undefined;
+      error = null;
       opened = conversation;
-      const shown = history();
-      [status, error, isStale] = [shown ? 'ready' : 'loading', null, false];
+      const shown = find(opened);
       if (shown) {
         // It is the one that was opened last.
         histories.delete(shown.conversation);
@@ -399,20 +364,13 @@ export function createConversationStore(client: HeraldClient): ConversationStore
     },
 
     async loadOlder() {
-      const shown = history();
+      const shown = find(opened);
       const before = shown?.next;
       if (!before || calls.older) return;
       await load(
         'older',
         (signal) => client.messages(shown.conversation, { before, signal }),
-        (page, since) => {
-          error = null;
-          shown.addPage(page, since);
-        },
-        (problem) => {
-          error = problem;
-          return false;
-        },
+        (page, since) => shown.addPage(page, since),
       );
     },
 
@@ -422,29 +380,21 @@ export function createConversationStore(client: HeraldClient): ConversationStore
       await load(
         'more',
         (signal) => client.conversations({ before, signal }),
-        (page, since) => {
-          conversationsError = null;
-          list.addPage(page, since, 'more');
-        },
-        (problem) => {
-          conversationsError = problem;
-          return false;
-        },
+        (page, since) => list.addPage(page, since, 'more'),
       );
     },
 
     reload: loadAll,
 
     send(content) {
-      const conversation = opened;
-      if (conversation === null) throw new Error('No conversation is open.');
-      const { userId, productId } = parseConversation(conversation);
+      if (opened === null) throw new Error('No conversation is open.');
+      const { other_user_id, product_id } = aboutConversation(opened);
       const id = crypto.randomUUID();
-      const message: ThreadMessage = {
+      post({
         id,
         sender_id: client.user ?? '',
-        receiver_id: userId,
-        product_id: productId,
+        receiver_id: other_user_id,
+        product_id,
         content,
         created_at: new Date().toISOString(),
         is_read: false,
@@ -456,27 +406,32 @@ export function createConversationStore(client: HeraldClient): ConversationStore
         product_title: null,
         product_price: null,
         state: 'sending',
-      };
-      outbox.set(id, { conversation, message });
-      emit();
-      void deliver(conversation);
+      });
       return id;
     },
 
     retry(id) {
-      const outgoing = outbox.get(id);
-      if (outgoing?.message.state !== 'failed') return;
+      const message = forget(id);
+      if (!message) return;
+      const { error: _failure, ...rest } = message;
       // It goes to the end, because what was written after it may have been sent.
-      outbox.delete(id);
-      outbox.set(id, outgoing);
-      setOutgoing(id, 'sending');
-      void deliver(outgoing.conversation);
+      post({ ...rest, state: 'sending' });
     },
 
-    discard(id) {
-      if (outbox.get(id)?.message.state !== 'failed') return;
-      outbox.delete(id);
-      emit();
-    },
+    discard: (id) => void forget(id),
   };
+}
+
+function statusOf(isLoaded: unknown, problem: unknown): 'ready' | 'failed' | 'loading' {
+  return isLoaded ? 'ready' : problem ? 'failed' : 'loading';
+}
+
+/** As much as is shown already, as far as a page goes. */
+function pageSize(shown: readonly unknown[] = []): number {
+  return shown.length > PAGE ? PAGE_MAX : PAGE;
+}
+
+/** The conversation that a message that is being sent belongs to. */
+function nameOf({ receiver_id, product_id }: Message): string {
+  return conversationName(receiver_id, product_id);
 }

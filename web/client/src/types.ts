@@ -65,7 +65,7 @@ export interface MessagePage {
 /** What a call of the HTTP API may be given. */
 export interface CallOptions {
   /** Ends the call, which then rejects with the signal's reason. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Which page is asked for. */

@@ -216,7 +216,11 @@ describe('the client', { skip: BINARY ? false : 'HERALD_BINARY names no gateway'
     followers.push(follower);
     follower.client.connect();
     await follower.live();
-    await until('an expiry that was not prevented', () => follower.reasons.filter((reason) => reason === 'rejected').length >= 2);
+    await until(
+      'an expiry that was not prevented',
+      () => follower.reasons.filter((reason) => reason === 'rejected').length >= 2,
+      () => [follower.reasons, follower.states, follower.errors.map(String)],
+    );
     await until('a second session', () => follower.readies.length >= 2);
     assert.ok(follower.reasons.includes('expiring'));
     assert.ok(follower.readies.slice(1).every(({ resumed }) => resumed));

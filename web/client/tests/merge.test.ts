@@ -112,7 +112,7 @@ test('a history ends as what the database has', () => {
         if (step.do === 'answer') {
           const row = database.messagesOf(conversation).find(({ id }) => id === idOf(step.message));
           // An answer is made after the commit, and comes before the event or after it.
-          if (row && history) history.answer(row);
+          if (row && history) history.add(row);
         }
       }
       // Everything comes to rest, and all pages are loaded.
@@ -150,17 +150,16 @@ test('a history takes nothing back', () => {
   history.apply(update);
   const { rows } = history;
   history.apply(insert);
-  history.answer(insert.message as Message);
+  history.add(insert.message as Message);
   history.addPage(before, []);
   assert.equal(history.rows[0]?.content, 'second');
   assert.equal(history.rows.length, 1);
   assert.equal(history.rows[0], rows[0], 'the same row, because nothing has changed');
   database.delete(idOf(1));
-  history.apply(tell());
-  for (const event of [insert, update]) history.apply(event);
-  history.answer(insert.message as Message);
-  history.addPage(before, []);
+  const gone = tell();
+  history.apply(gone);
   assert.deepEqual(history.rows, []);
+  assert.deepEqual(new History(name, before, [gone]).rows, [], 'a page that was on its way meanwhile');
 });
 
 test('a list ends as what the database has, or knows that it may not', () => {
@@ -168,8 +167,7 @@ test('a list ends as what the database has, or knows that it may not', () => {
     fc.property(steps, (all) => {
       const database = new Database();
       const edits = { count: 0 };
-      const list = new ConversationList();
-      list.user = ME;
+      const list = new ConversationList({ user: ME });
       let isLoaded = false;
       let call = null as ({ since: MessageEvent[]; page: ConversationPage | null }) | null;
       const receive = (): void => {
@@ -210,8 +208,7 @@ test('a list ends as what the database has, or knows that it may not', () => {
 test('unread messages are counted once, and lowered once', () => {
   const database = new Database();
   const other = OTHERS[0]!;
-  const list = new ConversationList();
-  list.user = ME;
+  const list = new ConversationList({ user: ME });
   list.addPage(database.conversations(), [], 'list');
   const unread = (): number | undefined => list.find(conversationName(other, null))?.unread_count;
   database.insert(idOf(1), other, null, true, BEGIN + 1);
