@@ -35,14 +35,7 @@ export function remainingLife({ exp = Infinity, iat = 0 }: Claims, now: number):
 }
 
 /** What a call takes besides its address. */
-type Init = { [K in 'method' | 'headers' | 'body' | 'signal']?: RequestInit[K] | undefined };
-
-/** Makes an error of an answer. */
-async function problemOf(answer: Response): Promise<ProblemError> {
-  // What is no problem body was sent by no gateway; its status says enough.
-  const { detail } = (await answer.json().catch(() => ({}))) as { detail?: string };
-  return new ProblemError(answer.status, detail ?? `HTTP ${answer.status}`, Number(answer.headers.get('retry-after')) || 0);
-}
+type Init = { [K in 'method' | 'body' | 'signal']?: RequestInit[K] | undefined };
 
 /** Calls the gateway as the person whose tokens it is given. */
 export class Api {
@@ -98,13 +91,14 @@ export class Api {
 
   /** Calls, and reads the JSON of the answer, if it has any. */
   async json<T>(path: string, init: Init): Promise<T> {
-    const causes = [this.#calls.signal, ...(init.signal ? [init.signal] : [])];
-    const signal = AbortSignal.any([...causes, AbortSignal.timeout(ANSWER_DEADLINE)]);
+    const own = this.#calls.signal;
+    const cause = init.signal ?? own;
+    const signal = AbortSignal.any([own, cause, AbortSignal.timeout(ANSWER_DEADLINE)]);
     try {
       const text = await (await this.request(path, { ...init, signal })).text();
       return (text && JSON.parse(text)) as T;
     } catch (error) {
-      throw error instanceof ProblemError || causes.some(({ aborted }) => aborted) ? error : lost();
+      throw error instanceof ProblemError || own.aborted || cause.aborted ? error : lost();
     }
   }
 
@@ -113,10 +107,15 @@ export class Api {
     for (let attempt = 0; ; attempt++) {
       const token = await this.token();
       init.signal.throwIfAborted();
-      const headers = { ...init.headers, authorization: `Bearer ${token}` };
+      const headers = { authorization: `Bearer ${token}`, ...(init.body && { 'content-type': 'application/json' }) };
       const answer = await fetch(this.base + path, { ...init, headers } as RequestInit);
-      if (answer.ok) return answer;
-      if (answer.status !== 401 || attempt > 0) throw await problemOf(answer);
+      const { ok, status } = answer;
+      if (ok) return answer;
+      if (status !== 401 || attempt > 0) {
+        // What is no problem body was sent by no gateway; its status says enough.
+        const { detail = `HTTP ${status}` } = (await answer.json().catch(() => ({}))) as { detail?: string };
+        throw new ProblemError(status, detail, Number(answer.headers.get('retry-after')) || 0);
+      }
       await this.renew('rejected', token);
     }
   }

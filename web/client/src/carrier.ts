@@ -33,7 +33,7 @@ export function openSocket(api: Api, token: string, query: string, hearer: Heare
   socket.onerror = () => {};
   socket.onclose = ({ code, reason }) => hearer.ended(lost(code, reason));
   return {
-    send: (frame) => socket.readyState === 1 && socket.send(JSON.stringify(frame)),
+    send: (frame) => socket.send(JSON.stringify(frame)),
     close: () => socket.close(),
   };
 }

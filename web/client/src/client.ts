@@ -3,7 +3,7 @@
 import { Api, lost } from './api.js';
 import { openEvents, openSocket, type Hearer } from './carrier.js';
 import { Listeners, Writable, type ErrorSink } from './readable.js';
-import { Backoff, comeBack, pause } from './recovery.js';
+import { Backoff, comeBack, pause, type Poke } from './recovery.js';
 import type {
   CallOptions,
   ConnectionState,
@@ -49,6 +49,11 @@ type Frame =
   | { type: 'events'; cursor?: string; events: MessageEvent[] }
   | { type: 'close'; code: number; reason: string };
 
+/** The path of something of a conversation. */
+function below(conversation: string, what: string): string {
+  return `/${encodeURIComponent(conversation)}/${what}`;
+}
+
 /** A person's connection to a gateway. */
 export class HeraldClient {
   /** Is told what subscribers and the token's source throw. */
@@ -67,18 +72,11 @@ export class HeraldClient {
   #hasEvents = false;
   #socketFailures = 0;
   #socketBanEnds = 0;
-  /** Something may have changed outside: proves that the session lives, or cuts the wait for the next one short. */
-  #stir: ((networkIsNew: boolean) => void) | null = null;
-  /** Ends the session, or the wait for the next one. */
-  #leave: (() => void) | null = null;
+  /** Ends the session or the wait for the next one, or has it look whether something has changed. */
+  #poke: Poke | null = null;
 
   constructor(options: HeraldClientOptions) {
-    this.onError =
-      options.onError ??
-      ((error) =>
-        queueMicrotask(() => {
-          throw error;
-        }));
+    this.onError = options.onError ?? console.error;
     this.#listeners = new Listeners(this.onError);
     this.#api = new Api(options, this.onError);
     this.connection = this.#state = new Writable<ConnectionState>({ status: 'idle' }, this.onError);
@@ -101,7 +99,7 @@ export class HeraldClient {
     this.#cursor = cursor;
     const { signal } = running;
     for (const type of ['online', 'offline', 'pageshow', 'visibilitychange']) {
-      globalThis.addEventListener?.(type, () => this.#stir?.(type === 'online'), { signal });
+      globalThis.addEventListener?.(type, () => this.#poke?.(false, type === 'online'), { signal });
     }
     this.#run(signal).catch(this.onError);
   }
@@ -129,7 +127,7 @@ export class HeraldClient {
 
   /** Loads a page of a conversation: the newest messages, or those before the page that is named. */
   messages(conversation: string, options: PageOptions = {}): Promise<MessagePage> {
-    return this.#page(`/${encodeURIComponent(conversation)}/messages`, options);
+    return this.#page(below(conversation, 'messages'), options);
   }
 
   /** Sends a message. Repeated with the same id, it is written once. */
@@ -139,7 +137,7 @@ export class HeraldClient {
     options?: CallOptions,
   ): Promise<Message> {
     const body = JSON.stringify({ id, content });
-    return (await this.#post<{ message: Message }>(conversation, 'messages', options, body)).message;
+    return (await this.#post<{ message: Message }>(below(conversation, 'messages'), options, body)).message;
   }
 
   /**
@@ -148,7 +146,7 @@ export class HeraldClient {
    * @returns how many messages that were.
    */
   async markRead(conversation: string, options?: CallOptions): Promise<number> {
-    return (await this.#post<{ updated: number }>(conversation, 'read', options)).updated;
+    return (await this.#post<{ updated: number }>(below(conversation, 'read'), options)).updated;
   }
 
   #page<T>(path: string, { limit, before, signal }: PageOptions): Promise<T> {
@@ -156,9 +154,8 @@ export class HeraldClient {
     return this.#api.json(`/v1/conversations${path}?${query}`, { signal });
   }
 
-  #post<T>(conversation: string, what: string, options?: CallOptions, body?: string): Promise<T> {
-    const init = { signal: options?.signal, method: 'POST', body, headers: { 'content-type': 'application/json' } };
-    return this.#api.json(`/v1/conversations/${encodeURIComponent(conversation)}/${what}`, init);
+  #post<T>(path: string, options?: CallOptions, body?: string): Promise<T> {
+    return this.#api.json(`/v1/conversations${path}`, { signal: options?.signal, method: 'POST', body });
   }
 
   #emit<E extends keyof HeraldEvents>(event: E, value: HeraldEvents[E]): void {
@@ -168,7 +165,7 @@ export class HeraldClient {
   #stop(state: ConnectionState): void {
     this.#running?.abort();
     this.#running = null;
-    this.#leave?.();
+    this.#poke?.(true);
     this.#state.set(state);
   }
 
@@ -180,53 +177,45 @@ export class HeraldClient {
 
   /** Holds sessions, one after the other, until there is no point in another or the signal ends it. */
   async #run(signal: AbortSignal): Promise<void> {
-    let isRenewal = false;
-    for (let attempt = 1; ; attempt++) {
-      if (!isRenewal) this.#show({ status: 'connecting', attempt });
+    let loss: ProblemError | undefined = lost();
+    for (let attempt = 1; !signal.aborted; attempt++) {
+      // Where one session only takes another one's place, nobody needs to know.
+      if (loss) this.#show({ status: 'connecting', attempt });
       const isSocket = this.#socketFailures < SOCKET_FAILURES || Date.now() > this.#socketBanEnds;
       this.#readyAt = 0;
       this.#hasEvents = false;
-      let loss = await this.#session(isSocket, signal).catch((error: unknown) => lost(-1, `${error}`));
+      loss = await this.#session(isSocket, signal).catch((error: unknown) => lost(-1, `${error}`));
       const hasProved = this.#hasEvents || Date.now() - (this.#readyAt || Infinity) > LASTED;
       if (this.#readyAt) {
         attempt = 0;
         if (isSocket) this.#socketFailures = 0;
       } else if (isSocket && loss && [0, 1006].includes(loss.status)) {
         // A browser does not tell why a WebSocket did not open, but HTTP does.
-        loss = await this.#diagnose(loss, signal);
+        try {
+          await this.#api.json('/v1/events', { method: 'HEAD', signal });
+          // HTTP is let in, so it is the WebSockets that do not pass.
+          if (++this.#socketFailures >= SOCKET_FAILURES) {
+            this.#socketBanEnds = Date.now() + SOCKET_BAN;
+            loss = undefined;
+          }
+        } catch (error) {
+          loss = error as ProblemError;
+        }
       }
       if (signal.aborted) return;
       if (hasProved) this.#backoff.reset();
-      isRenewal = !loss;
       if (!loss) continue;
-      const { status, detail } = loss;
+      const { status, detail: reason } = loss;
       const delay = comeBack(loss, hasProved, this.#backoff);
-      if (!delay) return this.#stop({ status: 'refused', code: status, reason: detail });
+      if (!delay) return this.#stop({ status: 'refused', code: status, reason });
       // A source that has none now may have one for the next attempt, which asks again.
       if (status === 401 || status === 4001) await this.#api.renew('rejected').catch(() => {});
       const [wait, isFirm] = delay;
-      if (wait > 0) {
-        this.#show({ status: 'waiting', retryAt: Date.now() + wait, reason: detail });
-        await pause(wait, (cutShort) => {
-          this.#leave = cutShort;
-          // Because the page is looked at again, or the network has changed.
-          this.#stir = () => isFirm || cutShort();
-        });
+      if (wait > 0 && !signal.aborted) {
+        this.#show({ status: 'waiting', retryAt: Date.now() + wait, reason });
+        await pause(wait, isFirm, (poke) => (this.#poke = poke));
       }
-      if (signal.aborted) return;
     }
-  }
-
-  /** Asks by HTTP why a WebSocket did not open. If HTTP is let in, it is the WebSockets that do not pass. */
-  async #diagnose(loss: ProblemError, signal: AbortSignal): Promise<ProblemError | undefined> {
-    try {
-      await this.#api.json('/v1/events', { method: 'HEAD', signal });
-    } catch (error) {
-      return error as ProblemError;
-    }
-    if (++this.#socketFailures < SOCKET_FAILURES) return loss;
-    this.#socketBanEnds = Date.now() + SOCKET_BAN;
-    return undefined;
   }
 
   /** Holds one session, and answers how it was lost; if it was not, another one is to take its place with a new token. */
@@ -241,7 +230,6 @@ export class HeraldClient {
       let renewal: ReturnType<typeof setTimeout>;
 
       const end = (loss?: ProblemError): void => {
-        if (hasEnded) return;
         hasEnded = true;
         clearTimeout(pulse);
         clearTimeout(renewal);
@@ -258,6 +246,10 @@ export class HeraldClient {
         carrier.send?.({ type: 'ping' });
         pulseAfter(within, fall);
       };
+      /** The gateway's own pings are not told to a page, so after one beat of silence it sends one of its own. */
+      const alive = (): void => {
+        if (beat) pulseAfter(beat, () => probe(1.5 * beat));
+      };
 
       const renewLater = (): void => {
         const delay = Math.max((api.expiresAt - Date.now()) * RENEW_AFTER, RENEW_PAUSE);
@@ -271,60 +263,43 @@ export class HeraldClient {
         renewLater();
       };
 
-      const hearer: Hearer = {
-        // The gateway's own pings are not told to a page, so after one beat of silence it sends one of its own.
-        alive: () => {
-          if (beat) pulseAfter(beat, () => probe(1.5 * beat));
-        },
-        frame: (text) => {
-          if (hasEnded) return;
-          const frame = JSON.parse(text) as Frame;
-          if (frame.type === 'ready') {
-            this.#readyAt = Date.now();
-            beat = frame.heartbeat_s * 1000;
-            hearer.alive();
-            renewLater();
-            this.#begin(frame, isSocket);
-          } else if (frame.type === 'events') {
-            this.#tell(frame.events, frame.cursor);
-          } else if (frame.type === 'close') {
-            end(lost(frame.code, frame.reason));
+      const take = (text: string): void => {
+        if (hasEnded) return;
+        const frame = JSON.parse(text) as Frame;
+        if (frame.type === 'ready') {
+          this.#readyAt = Date.now();
+          beat = frame.heartbeat_s * 1000;
+          alive();
+          renewLater();
+          api.user = frame.user;
+          this.#cursor = frame.cursor;
+          this.#state.set({ status: 'live', transport: isSocket ? 'websocket' : 'events' });
+          this.#emit('ready', frame);
+          if (frame.resumed === false) this.#emit('discontinuity', { reason: frame.reason ?? '' });
+        } else if (frame.type === 'events') {
+          const { events } = frame;
+          if (events.length > 0) {
+            this.#hasEvents = true;
+            this.#emit('batch', events);
           }
-        },
-        ended: end,
+          for (const event of events) this.#emit(event.op, event as never);
+          this.#cursor = frame.cursor ?? this.#cursor;
+        } else if (frame.type === 'close') {
+          end(lost(frame.code, frame.reason));
+        }
       };
+
+      const hearer: Hearer = { alive, frame: take, ended: end };
       // A cursor consists of letters, digits, dots and hyphens.
       const query = this.#cursor ? `?cursor=${this.#cursor}` : '';
       const carrier = isSocket ? openSocket(api, token, query, hearer) : openEvents(api, query, hearer);
       pulseAfter(READY_DEADLINE, fall);
-      this.#leave = end;
-      this.#stir = (networkIsNew) => {
-        if (!beat) {
-          if (networkIsNew) fall();
-        } else if (carrier.send) {
-          probe(PROBE_DEADLINE);
-        } else {
-          // Where nothing can be asked, another session tells as well.
-          end();
-        }
+      this.#poke = (isOver, isNetwork) => {
+        if (!isOver && beat && carrier.send) probe(PROBE_DEADLINE);
+        // Where nothing can be asked, another session tells as well.
+        else if (isOver || beat) end();
+        else if (isNetwork) fall();
       };
     });
-  }
-
-  #begin(ready: Ready, isSocket: boolean): void {
-    this.#api.user = ready.user;
-    this.#cursor = ready.cursor;
-    this.#state.set({ status: 'live', transport: isSocket ? 'websocket' : 'events' });
-    this.#emit('ready', ready);
-    if (ready.resumed === false) this.#emit('discontinuity', { reason: ready.reason ?? '' });
-  }
-
-  #tell(events: readonly MessageEvent[], cursor: string | undefined): void {
-    if (events.length > 0) {
-      this.#hasEvents = true;
-      this.#emit('batch', events);
-    }
-    for (const event of events) this.#emit(event.op, event as never);
-    this.#cursor = cursor ?? this.#cursor;
   }
 }

@@ -25,11 +25,11 @@ export function parseConversation(name: string): ConversationParts {
 /** With whom a conversation is and about what, as far as its name and one of its messages tell. */
 export function aboutConversation(name: string, message?: Message) {
   const { userId, productId } = parseConversation(name);
-  const isFromOther = message?.sender_id === userId;
+  const side = message?.sender_id === userId ? 'sender' : 'receiver';
   return {
     other_user_id: userId,
-    other_username: (isFromOther ? message.sender_username : message?.receiver_username) ?? null,
-    other_avatar: (isFromOther ? message.sender_avatar : message?.receiver_avatar) ?? null,
+    other_username: message?.[`${side}_username`] ?? null,
+    other_avatar: message?.[`${side}_avatar`] ?? null,
     product_id: productId,
     product_title: message?.product_title ?? null,
   } satisfies Partial<Conversation>;

@@ -13,6 +13,7 @@
 
 import { aboutConversation } from './conversation.js';
 import { compare } from './order.js';
+import { share } from './share.js';
 import type { Conversation, ConversationPage, Message, MessageEvent } from './types.js';
 
 interface Entry {
@@ -54,10 +55,10 @@ export class ConversationList {
       if (kind !== 'more' && shown.last_message_time >= oldest) this.#entries.delete(id);
     }
     if (kind !== 'again' || this.#entries.size === 0) this.next = next;
-    for (const row of conversations) {
+    for (const shown of conversations) {
       // Who writes to himself has read it.
-      const others = row.other_user_id === this.owner.user ? 0 : row.unread_count;
-      this.#set({ shown: row, others, unread: new Set(), asOf: row.last_message_time });
+      const others = shown.other_user_id === this.owner.user ? 0 : shown.unread_count;
+      this.#entries.set(shown.conversation_id, { shown, others, unread: new Set(), asOf: shown.last_message_time });
     }
     this.isDoubtful = false;
     this.applyAll(since);
@@ -66,7 +67,7 @@ export class ConversationList {
   /** Applies events, the answer to a send among them as an insert. */
   applyAll(events: readonly MessageEvent[]): void {
     for (const event of events) this.#apply(event);
-    this.#sort();
+    this.#show();
   }
 
   /** Everything in this conversation has been read. */
@@ -75,55 +76,43 @@ export class ConversationList {
     if (!entry) return;
     entry.others = 0;
     entry.unread.clear();
-    this.#set(entry);
-    this.#sort();
+    this.#show();
   }
 
   #apply({ op, conversation, message }: MessageEvent): void {
-    const entry = this.#entries.get(conversation);
-    if (op === 'insert') return this.#insert(conversation, message, entry);
+    const { user } = this.owner;
+    const known = this.#entries.get(conversation);
+    const doubtIf = (isDoubtful: boolean): void => void (this.isDoubtful ||= isDoubtful);
     // A message that is gone may have been unread, or the newest. One in a conversation that is not known has moved there, because
     // its product is gone; but where not all are loaded, it may just be one that is not.
-    if (!entry || op === 'delete') {
-      this.isDoubtful ||= !!entry || !this.next;
-      return;
-    }
-    if (message.receiver_id === this.owner.user && message.is_read && !entry.unread.delete(message.id) && entry.others > 0) {
-      entry.others--;
-      this.isDoubtful = true;
-    }
-    const isNewest = message.created_at === entry.shown.last_message_time;
-    this.#set(entry, isNewest ? { last_message: message.content } : {});
-  }
-
-  #insert(conversation: string, message: Message, known: Entry | undefined): void {
-    const time = message.created_at;
-    const unread = isUnread(message, this.owner.user);
-    if (known && known.asOf >= time) {
-      this.isDoubtful ||= unread;
-      return;
-    }
+    if (op === 'delete' || (op === 'update' && !known)) return doubtIf(!!known || !this.next);
+    const { id, created_at } = message;
+    const unread = isUnread(message, user);
+    if (op === 'insert' && known && known.asOf >= created_at) return doubtIf(unread);
+    // A conversation that is not loaded may have unread messages already.
+    doubtIf(!known && !!this.next);
     const shown: Conversation = {
       conversation_id: conversation,
       ...aboutConversation(conversation, message),
       last_message: message.content,
-      last_message_time: time,
+      last_message_time: created_at,
       unread_count: 0,
     };
-    // A conversation that is not loaded may have unread messages already.
-    if (!known) this.isDoubtful ||= !!this.next;
-    const entry = known ?? { shown, others: 0, unread: new Set(), asOf: '' };
-    if (unread) entry.unread.add(message.id);
-    this.#set(entry, time >= entry.shown.last_message_time ? shown : {});
+    const entry: Entry = known ?? { shown, others: 0, unread: new Set(), asOf: '' };
+    if (created_at >= entry.shown.last_message_time) entry.shown = shown;
+    if (op === 'insert') {
+      if (unread) entry.unread.add(id);
+    } else if (message.receiver_id === user && message.is_read && !entry.unread.delete(id) && entry.others > 0) {
+      entry.others--;
+      doubtIf(true);
+    }
+    this.#entries.set(conversation, entry);
   }
 
-  #set(entry: Entry, changes: Partial<Conversation> = {}): void {
-    const unread_count = entry.others + entry.unread.size;
-    entry.shown = { ...entry.shown, ...changes, unread_count };
-    this.#entries.set(entry.shown.conversation_id, entry);
-  }
-
-  #sort(): void {
+  #show(): void {
+    for (const entry of this.#entries.values()) {
+      entry.shown = share(entry.shown, { ...entry.shown, unread_count: entry.others + entry.unread.size });
+    }
     this.shown = [...this.#entries.values()]
       .map(({ shown }) => shown)
       .sort((one, other) => compare(other.last_message_time, one.last_message_time));

@@ -61,11 +61,15 @@ export function retryDelay({ retryAfter = 0 }: ProblemError, backoff: Backoff): 
   return [Math.min(retryAfter, RETRY_AFTER_MAX) * 1000 + backoff.next(), retryAfter > 0];
 }
 
-/** Waits so many milliseconds, or until the function that `begun` is given is called. */
-export function pause(delay: number, begun: (cutShort: () => void) => void): Promise<void> {
+/** Ends something: for good, or because there is news (of the network, if it is that). */
+export type Poke = (isOver: boolean, isNetwork?: boolean) => void;
+
+/** Waits so many milliseconds, or until it is poked; if the delay is firm, news do not count. */
+export function pause(delay: number, isFirm: boolean, begun: (poke: Poke) => void): Promise<void> {
   return new Promise((resolve) => {
     const timer = setTimeout(resolve, delay);
-    begun(() => {
+    begun((isOver) => {
+      if (isFirm && !isOver) return;
       clearTimeout(timer);
       resolve();
     });

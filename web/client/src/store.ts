@@ -11,7 +11,7 @@ import { aboutConversation, conversationName } from './conversation.js';
 import { History } from './history.js';
 import { ConversationList, isUnread } from './list.js';
 import { Writable } from './readable.js';
-import { Backoff, pause, retryDelay } from './recovery.js';
+import { Backoff, pause, retryDelay, type Poke } from './recovery.js';
 import { share } from './share.js';
 import type {
   ConversationStore,
@@ -56,7 +56,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
   /** What has come since each of them began. */
   const recordings = new Set<MessageEvent[]>();
   /** Cuts pauses short. */
-  const pauses = new Set<(isOver: boolean) => void>();
+  const pauses = new Set<Poke>();
 
   /** Undoes what `start()` did. */
   let ends: (() => void)[] = [];
@@ -84,7 +84,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
     const { rows = [], next = null } = shown ?? {};
     const row = rows.at(-1);
     // A conversation is loaded only once the position is known that comes with the list.
-    const problem = error ?? (client.cursor === undefined && !shown ? conversationsError : null);
+    const problem = error ?? (shown ? null : conversationsError);
     return {
       conversation,
       status: statusOf(shown, problem),
@@ -120,10 +120,10 @@ export function createConversationStore(client: HeraldClient): ConversationStore
   // Loading.
 
   /** Waits. Good news cuts it short unless it is firm, and so does the end. */
-  const wait = async (delay: number, isFirm?: boolean): Promise<void> => {
-    let end: ((isOver: boolean) => void) | undefined;
-    await pause(delay, (cutShort) => pauses.add((end = (isOver) => void ((isOver || !isFirm) && cutShort()))));
-    pauses.delete(end!);
+  const wait = async (delay: number, isFirm = true): Promise<void> => {
+    let own: Poke | undefined;
+    await pause(delay, isFirm, (poke) => pauses.add((own = poke)));
+    pauses.delete(own!);
   };
 
   const cancel = (...slots: Slot[]): void => {
@@ -147,7 +147,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
       else conversationsError = problem;
     };
     emit();
-    if (slot === 'again') await wait(REFRESH_DELAY * (1 + Math.random()), true);
+    if (slot === 'again') await wait(REFRESH_DELAY * (1 + Math.random()));
     while (!signal.aborted) {
       const since: MessageEvent[] = [];
       recordings.add(since);
@@ -240,7 +240,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
   const ready = ({ resumed }: Ready): void => {
     // Without the old position, what has been loaded may lie before the new one.
     if (!resumed) void loadAll();
-    for (const done of [...pauses]) done(false);
+    for (const poke of pauses) poke(false);
     deliverAll();
     markSeen();
     refresh();
@@ -340,7 +340,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
       life = undefined;
       for (const end of ends) end();
       cancel(...(Object.keys(calls) as Slot[]));
-      for (const done of [...pauses]) done(true);
+      for (const poke of pauses) poke(true);
     },
 
     open(conversation) {
@@ -387,7 +387,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
     reload: loadAll,
 
     send(content) {
-      if (opened === null) throw new Error('No conversation is open.');
+      if (opened === null) throw new Error('no open conversation');
       const { other_user_id, product_id } = aboutConversation(opened);
       const id = crypto.randomUUID();
       post({

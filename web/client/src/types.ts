@@ -165,7 +165,7 @@ export interface HeraldClientOptions {
   readonly url: string | URL;
   /** Answers a token of the signed-in person. It is called again whenever a new one is needed. */
   readonly token: (why: TokenRequest) => string | Promise<string>;
-  /** Told what a subscriber or the token's source threw. Without it, that is reported as an uncaught error. */
+  /** Told what a subscriber or the token's source threw. Without it, that is written to the console. */
   readonly onError?: (error: unknown) => void;
 }
 
