@@ -17,7 +17,7 @@ export interface Claims {
 /** Reads a token's claims; a token that cannot be read has none. */
 export function claimsOf(token: string): Claims {
   try {
-    const body = token.split('.')[1] ?? '';
+    const body = token.split('.')[1]!;
     return JSON.parse(atob(body.replace(/-/g, '+').replace(/_/g, '/'))) as Claims;
   } catch {
     return {};
@@ -114,7 +114,7 @@ export class Api {
       if (status !== 401 || attempt > 0) {
         // What is no problem body was sent by no gateway; its status says enough.
         const { detail = `HTTP ${status}` } = (await answer.json().catch(() => ({}))) as { detail?: string };
-        throw new ProblemError(status, detail, Number(answer.headers.get('retry-after')) || 0);
+        throw new ProblemError(status, detail, +answer.headers.get('retry-after')! || 0);
       }
       await this.renew('rejected', token);
     }
@@ -129,5 +129,5 @@ export class Api {
 
 /** The connection ended, or did not come about: with a close code of the protocol, or without a word. */
 export function lost(code = 0, reason?: string): ProblemError {
-  return new ProblemError(code, reason || 'The gateway cannot be reached.');
+  return new ProblemError(code, reason || 'No connection.');
 }

@@ -8,6 +8,7 @@ import type {
   CallOptions,
   ConnectionState,
   ConversationPage,
+  Discontinuity,
   HeraldClientOptions,
   HeraldEvents,
   Message,
@@ -37,8 +38,8 @@ const RENEW_PAUSE = 1_000;
 /** The longest time that a browser's timers take, in milliseconds. */
 const TIMER_MAX = 2 ** 31 - 1;
 
-/** So many WebSockets in a row have to fail before Server-Sent Events are used. */
-const SOCKET_FAILURES = 2;
+/** If more WebSockets than these fail in a row, Server-Sent Events are used. */
+const SOCKET_FAILURES = 1;
 
 /** After this time WebSockets are tried again when a connection is opened, in milliseconds. */
 const SOCKET_BAN = 600_000;
@@ -66,10 +67,8 @@ export class HeraldClient {
   readonly #backoff = new Backoff();
   #cursor: string | undefined;
   #running: AbortController | null = null;
-  /** When the last session began; 0 if it has not. */
-  #readyAt = 0;
-  /** Whether it has brought events. */
-  #hasEvents = false;
+  /** When the last session has proved itself: by events at once, otherwise by lasting. Never, if it has not begun. */
+  #provesAt = Infinity;
   #socketFailures = 0;
   #socketBanEnds = 0;
   /** Ends the session or the wait for the next one, or has it look whether something has changed. */
@@ -149,9 +148,9 @@ export class HeraldClient {
     return (await this.#post<{ updated: number }>(below(conversation, 'read'), options)).updated;
   }
 
-  #page<T>(path: string, { limit, before, signal }: PageOptions): Promise<T> {
-    const query = new URLSearchParams({ ...(limit && { limit: `${limit}` }), ...(before && { before }) });
-    return this.#api.json(`/v1/conversations${path}?${query}`, { signal });
+  #page<T>(path: string, { limit = 50, before, signal }: PageOptions): Promise<T> {
+    const after = before ? `&before=${encodeURIComponent(before)}` : '';
+    return this.#api.json(`/v1/conversations${path}?limit=${limit}${after}`, { signal });
   }
 
   #post<T>(path: string, options?: CallOptions, body?: string): Promise<T> {
@@ -181,12 +180,11 @@ export class HeraldClient {
     for (let attempt = 1; !signal.aborted; attempt++) {
       // Where one session only takes another one's place, nobody needs to know.
       if (loss) this.#show({ status: 'connecting', attempt });
-      const isSocket = this.#socketFailures < SOCKET_FAILURES || Date.now() > this.#socketBanEnds;
-      this.#readyAt = 0;
-      this.#hasEvents = false;
+      const isSocket = Date.now() > this.#socketBanEnds;
+      this.#provesAt = Infinity;
       loss = await this.#session(isSocket, signal).catch((error: unknown) => lost(-1, `${error}`));
-      const hasProved = this.#hasEvents || Date.now() - (this.#readyAt || Infinity) > LASTED;
-      if (this.#readyAt) {
+      const hasProved = Date.now() > this.#provesAt;
+      if (this.#provesAt < Infinity) {
         attempt = 0;
         if (isSocket) this.#socketFailures = 0;
       } else if (isSocket && loss && [0, 1006].includes(loss.status)) {
@@ -194,7 +192,7 @@ export class HeraldClient {
         try {
           await this.#api.json('/v1/events', { method: 'HEAD', signal });
           // HTTP is let in, so it is the WebSockets that do not pass.
-          if (++this.#socketFailures >= SOCKET_FAILURES) {
+          if (++this.#socketFailures > SOCKET_FAILURES) {
             this.#socketBanEnds = Date.now() + SOCKET_BAN;
             loss = undefined;
           }
@@ -211,7 +209,7 @@ export class HeraldClient {
       // A source that has none now may have one for the next attempt, which asks again.
       if (status === 401 || status === 4001) await this.#api.renew('rejected').catch(() => {});
       const [wait, isFirm] = delay;
-      if (wait > 0 && !signal.aborted) {
+      if (wait && !signal.aborted) {
         this.#show({ status: 'waiting', retryAt: Date.now() + wait, reason });
         await pause(wait, isFirm, (poke) => (this.#poke = poke));
       }
@@ -267,7 +265,7 @@ export class HeraldClient {
         if (hasEnded) return;
         const frame = JSON.parse(text) as Frame;
         if (frame.type === 'ready') {
-          this.#readyAt = Date.now();
+          this.#provesAt = Date.now() + LASTED;
           beat = frame.heartbeat_s * 1000;
           alive();
           renewLater();
@@ -275,11 +273,11 @@ export class HeraldClient {
           this.#cursor = frame.cursor;
           this.#state.set({ status: 'live', transport: isSocket ? 'websocket' : 'events' });
           this.#emit('ready', frame);
-          if (frame.resumed === false) this.#emit('discontinuity', { reason: frame.reason ?? '' });
+          if (frame.resumed === false) this.#emit('discontinuity', frame as Ready & Discontinuity);
         } else if (frame.type === 'events') {
           const { events } = frame;
-          if (events.length > 0) {
-            this.#hasEvents = true;
+          if (events.length) {
+            this.#provesAt = 0;
             this.#emit('batch', events);
           }
           for (const event of events) this.#emit(event.op, event as never);

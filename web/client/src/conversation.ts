@@ -19,7 +19,7 @@ export function conversationName(userId: string, productId: string | null): stri
 /** Takes a conversation's name apart. */
 export function parseConversation(name: string): ConversationParts {
   const [userId = '', product] = name.split('__');
-  return { userId, productId: product === undefined || product === NO_PRODUCT ? null : product };
+  return { userId, productId: !product || product === NO_PRODUCT ? null : product };
 }
 
 /** With whom a conversation is and about what, as far as its name and one of its messages tell. */

@@ -10,6 +10,6 @@ export function eventStreamParser(): (piece: string) => string[] {
     const events = (rest + piece).split(/\r?\n\r?\n/);
     rest = events.pop()!;
     // A line break more or less is nothing to JSON, which the data is.
-    return events.map((event) => event.replace(/^data:|^.*/gm, '').trim()).filter(Boolean);
+    return events.map((event) => event.replace(/^data:|^.*/gm, '').trim()).filter((data) => data);
   };
 }

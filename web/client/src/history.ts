@@ -47,7 +47,7 @@ export class History {
   /** Adds a page of older messages, and the events that came since it was asked for. */
   addPage({ messages, next }: MessagePage, since: readonly MessageEvent[]): void {
     this.next = next;
-    this.#floor = next === null ? null : (messages[0] ?? this.#floor);
+    this.#floor = next ? (messages[0] ?? this.#floor) : null;
     this.loaded += messages.length;
     for (const message of messages) this.add(message);
     for (const event of since) this.apply(event);

@@ -47,14 +47,10 @@ export class ConversationList {
     return this.#entries.get(conversation)?.shown;
   }
 
-  /** Begins with a first page, or takes another look at it, or adds one that follows; and applies the events that came meanwhile. */
-  addPage({ conversations, next }: ConversationPage, since: readonly MessageEvent[], kind: 'list' | 'again' | 'more'): void {
-    // A first page says all about what is as new as its last row. More may be loaded than that.
-    const oldest = (next && kind === 'again' && conversations.at(-1)?.last_message_time) || '';
-    for (const [id, { shown }] of this.#entries) {
-      if (kind !== 'more' && shown.last_message_time >= oldest) this.#entries.delete(id);
-    }
-    if (kind !== 'again' || this.#entries.size === 0) this.next = next;
+  /** Begins anew with a first page, or adds one that follows; and applies the events that came while it was on its way. */
+  addPage({ conversations, next }: ConversationPage, since: readonly MessageEvent[], isFirst = false): void {
+    if (isFirst) this.#entries.clear();
+    this.next = next;
     for (const shown of conversations) {
       // Who writes to himself has read it.
       const others = shown.other_user_id === this.owner.user ? 0 : shown.unread_count;
@@ -102,7 +98,7 @@ export class ConversationList {
     if (created_at >= entry.shown.last_message_time) entry.shown = shown;
     if (op === 'insert') {
       if (unread) entry.unread.add(id);
-    } else if (message.receiver_id === user && message.is_read && !entry.unread.delete(id) && entry.others > 0) {
+    } else if (message.receiver_id === user && message.is_read && !entry.unread.delete(id) && entry.others) {
       entry.others--;
       doubtIf(true);
     }

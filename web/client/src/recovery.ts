@@ -17,8 +17,8 @@ const BACKOFF_BASE = 500;
 /** The last ceiling of the backoff, in milliseconds: somebody who looks at the page waits for the gateway to be back. */
 const BACKOFF_CAP = 30_000;
 
-/** Close codes after which the same client would fail the same way. */
-const FINAL_CODES = [1003, 1009, 4003, 4009, 4010];
+/** HTTP statuses and close codes after which the same client would fail the same way (PROTOCOL.md). */
+const FINAL = [400, 403, 404, 405, 426, 1003, 1009, 4003, 4009, 4010];
 
 /** How long to wait, in milliseconds, and whether it is firm: then it must not be cut short because somebody looks at the page. */
 export type Delay = [delay: number, isFirm: boolean];
@@ -48,8 +48,7 @@ export class Backoff {
  */
 export function comeBack(loss: ProblemError, hasProved: boolean, backoff: Backoff): Delay | undefined {
   const { status } = loss;
-  const isRefusal = status >= 300 && status < 500 && status !== 401 && !loss.isTemporary;
-  if (isRefusal || FINAL_CODES.includes(status)) return undefined;
+  if (FINAL.includes(status)) return undefined;
   if (status === 1001) return [backoff.random() * GOING_AWAY_SPREAD, true];
   if (status === 4029) return [COOL_DOWN, true];
   if (hasProved && (status === 4001 || status === 4008)) return [0, false];

@@ -2,13 +2,12 @@
 
 /** Answers `old` if `next` holds the very same values, and otherwise `next` with what it has in common with `old`. */
 export function share<T>(old: T, next: T): T {
-  if (!old || !next || typeof old !== 'object' || typeof next !== 'object') return next;
+  if (old === next || !old || !next || typeof next !== 'object') return next;
   const keys = Object.keys(next) as (keyof T)[];
   let isSame = keys.length === Object.keys(old).length;
   for (const key of keys) {
-    if (next[key] === old[key]) continue;
-    next[key] = share(old[key], next[key]);
-    isSame &&= next[key] === old[key];
+    const kept = (next[key] = share(old[key], next[key]));
+    isSame &&= kept === old[key];
   }
   return isSame ? old : next;
 }

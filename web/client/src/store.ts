@@ -53,14 +53,10 @@ export function createConversationStore(client: HeraldClient): ConversationStore
   const seen = new Set<string>();
   /** Calls on their way, one of a kind. */
   const calls: { [S in Slot]?: AbortController } = {};
-  /** What has come since each of them began. */
-  const recordings = new Set<MessageEvent[]>();
   /** Cuts pauses short. */
   const pauses = new Set<Poke>();
 
-  /** Undoes what `start()` did. */
-  let ends: (() => void)[] = [];
-  /** Ends what is being sent; there is none before `start()`. */
+  /** Ends what `start()` began; there is none before that. */
   let life: AbortController | undefined;
   let isListed = false;
   let conversationsError: ProblemError | null = null;
@@ -81,7 +77,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
 
   const threadNow = (conversation: string): Thread => {
     const shown = find(opened);
-    const { rows = [], next = null } = shown ?? {};
+    const rows = shown?.rows ?? [];
     const row = rows.at(-1);
     // A conversation is loaded only once the position is known that comes with the list.
     const problem = error ?? (shown ? null : conversationsError);
@@ -90,7 +86,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
       status: statusOf(shown, problem),
       error: problem,
       messages: [...rows, ...waiting(conversation)],
-      hasOlder: !!next,
+      hasOlder: !!shown?.next,
       isLoadingOlder: !!calls.older,
       counterpart: {
         ...aboutConversation(conversation, row),
@@ -108,7 +104,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
     conversationsError,
     hasMoreConversations: !!list.next,
     thread: opened === null ? null : threadNow(opened),
-    unreadTotal: list.shown.reduce((total, { unread_count }) => total + unread_count, 0),
+    unreadTotal: list.shown.reduce((total, shown) => total + shown.unread_count, 0),
   });
   const state = new Writable(stateNow(), client.onError);
 
@@ -126,7 +122,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
     pauses.delete(own!);
   };
 
-  const cancel = (...slots: Slot[]): void => {
+  const cancel = (slots = Object.keys(calls) as Slot[]): void => {
     for (const slot of slots) {
       calls[slot]?.abort();
       delete calls[slot];
@@ -139,7 +135,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
     call: (signal: AbortSignal) => Promise<T>,
     apply: (page: T, since: readonly MessageEvent[]) => void,
   ): Promise<void> => {
-    cancel(slot);
+    cancel([slot]);
     const { signal } = (calls[slot] = new AbortController());
     const delays = new Backoff();
     const tell = (problem: ProblemError | null): void => {
@@ -150,12 +146,12 @@ export function createConversationStore(client: HeraldClient): ConversationStore
     if (slot === 'again') await wait(REFRESH_DELAY * (1 + Math.random()));
     while (!signal.aborted) {
       const since: MessageEvent[] = [];
-      recordings.add(since);
+      const end = client.on('batch', (events) => since.push(...events));
       let problem: ProblemError;
       try {
         const page = await call(signal);
         if (signal.aborted) return;
-        cancel(slot);
+        cancel([slot]);
         tell(null);
         apply(page, since);
         emit();
@@ -163,11 +159,11 @@ export function createConversationStore(client: HeraldClient): ConversationStore
       } catch (thrown) {
         problem = thrown as ProblemError;
       } finally {
-        recordings.delete(since);
+        end();
       }
       if (signal.aborted) return;
       tell(problem);
-      if (!problem.isTemporary) cancel(slot);
+      if (!problem.isTemporary) cancel([slot]);
       emit();
       if (!signal.aborted) await wait(...retryDelay(problem, delays));
     }
@@ -179,7 +175,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
       slot,
       (signal) => client.conversations({ limit, signal }),
       (page, since) => {
-        list.addPage(page, since, slot);
+        list.addPage(page, since, true);
         isListed = true;
         client.connect(page.cursor);
       },
@@ -189,7 +185,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
   const loadThread = async (): Promise<void> => {
     const conversation = opened;
     if (conversation === null || !life || client.cursor === undefined) return;
-    cancel('older');
+    cancel(['older']);
     const limit = pageSize(find(opened)?.rows);
     await load(
       'thread',
@@ -205,7 +201,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
 
   /** Loads everything anew. What is shown stays until it is replaced. */
   const loadAll = async (): Promise<void> => {
-    cancel(...(Object.keys(calls) as Slot[]));
+    cancel();
     stale = find(opened);
     histories.clear();
     const listed = loadList('list');
@@ -221,7 +217,6 @@ export function createConversationStore(client: HeraldClient): ConversationStore
   // What the gateway tells.
 
   const hear = (events: readonly MessageEvent[]): void => {
-    for (const since of recordings) since.push(...events);
     list.applyAll(events);
     for (const event of events) {
       outbox.delete(event.message.id);
@@ -237,11 +232,11 @@ export function createConversationStore(client: HeraldClient): ConversationStore
     refresh();
   };
 
-  const ready = ({ resumed }: Ready): void => {
+  const ready = ({ resumed }: Partial<Ready>): void => {
     // Without the old position, what has been loaded may lie before the new one.
     if (!resumed) void loadAll();
     for (const poke of pauses) poke(false);
-    deliverAll();
+    for (const message of outbox.values()) void deliver(nameOf(message));
     markSeen();
     refresh();
   };
@@ -297,10 +292,6 @@ export function createConversationStore(client: HeraldClient): ConversationStore
     lanes.delete(conversation);
   };
 
-  const deliverAll = (): void => {
-    for (const message of outbox.values()) void deliver(nameOf(message));
-  };
-
   /** Forgets a message that has failed; answers it. */
   const forget = (id: string): ThreadMessage | undefined => {
     const message = outbox.get(id);
@@ -325,27 +316,23 @@ export function createConversationStore(client: HeraldClient): ConversationStore
       if (life) return;
       life = new AbortController();
       const { signal } = life;
-      ends = [
-        client.on('batch', hear),
-        client.on('ready', ready),
-        client.connection.subscribe(emit),
-      ];
+      for (const end of [client.on('batch', hear), client.on('ready', ready), client.connection.subscribe(emit)]) {
+        signal.addEventListener('abort', end);
+      }
       globalThis.addEventListener?.('visibilitychange', markSeen, { signal });
-      void loadAll();
-      deliverAll();
+      ready({});
     },
 
     close() {
       life?.abort();
       life = undefined;
-      for (const end of ends) end();
-      cancel(...(Object.keys(calls) as Slot[]));
+      cancel();
       for (const poke of pauses) poke(true);
     },
 
     open(conversation) {
       if (conversation === opened) return;
-      cancel('thread', 'older');
+      cancel(['thread', 'older']);
       stale = undefined;
       error = null;
       opened = conversation;
@@ -356,7 +343,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
         histories.set(shown.conversation, shown);
       }
       for (const [recent, { rows }] of histories) {
-        if (recent !== conversation && (histories.size > RECENT_MAX || rows.length > PAGE_MAX)) histories.delete(recent);
+        if (histories.size > RECENT_MAX || (recent !== conversation && rows.length > PAGE_MAX)) histories.delete(recent);
       }
       markSeen();
       emit();
@@ -380,14 +367,14 @@ export function createConversationStore(client: HeraldClient): ConversationStore
       await load(
         'more',
         (signal) => client.conversations({ before, signal }),
-        (page, since) => list.addPage(page, since, 'more'),
+        (page, since) => list.addPage(page, since),
       );
     },
 
     reload: loadAll,
 
     send(content) {
-      if (opened === null) throw new Error('no open conversation');
+      if (opened === null) throw new Error('Nothing is open.');
       const { other_user_id, product_id } = aboutConversation(opened);
       const id = crypto.randomUUID();
       post({

@@ -172,7 +172,7 @@ test('a list ends as what the database has, or knows that it may not', () => {
       let call = null as ({ since: MessageEvent[]; page: ConversationPage | null }) | null;
       const receive = (): void => {
         if (!call?.page) return;
-        list.addPage(call.page, call.since, isLoaded ? 'again' : 'list');
+        list.addPage(call.page, call.since, true);
         isLoaded = true;
         call = null;
       };
@@ -197,7 +197,7 @@ test('a list ends as what the database has, or knows that it may not', () => {
       if (all.length % 2) receive();
       tell(Infinity);
       receive();
-      if (list.isDoubtful) list.addPage(database.conversations(), [], 'again');
+      if (list.isDoubtful) list.addPage(database.conversations(), [], true);
       const { conversations } = database.conversations();
       assert.deepEqual(list.shown, conversations);
     }),
@@ -209,7 +209,7 @@ test('unread messages are counted once, and lowered once', () => {
   const database = new Database();
   const other = OTHERS[0]!;
   const list = new ConversationList({ user: ME });
-  list.addPage(database.conversations(), [], 'list');
+  list.addPage(database.conversations(), [], true);
   const unread = (): number | undefined => list.find(conversationName(other, null))?.unread_count;
   database.insert(idOf(1), other, null, true, BEGIN + 1);
   database.insert(idOf(2), other, null, true, BEGIN + 2);

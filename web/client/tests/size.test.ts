@@ -7,9 +7,9 @@ import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 
 /** The promise of the README, in bytes. */
-const LIMIT = 6144;
+const LIMIT = 6000;
 
-test('the whole client is under 6 KiB, minified and compressed', async () => {
+test('the whole client is under 6 kB, minified and compressed', async () => {
   const { outputFiles } = await build({
     entryPoints: ['dist/index.js'],
     bundle: true,
