@@ -319,6 +319,21 @@ describe('the store', { skip: BINARY ? false : 'HERALD_BINARY names no gateway' 
     assert.deepEqual(thread!.messages.map(({ id }) => id), messages.map(({ id }) => id));
   });
 
+  test('the open conversation does not grow without end', async () => {
+    const page = await open(ALICE, `${CAROL}__general`).ready();
+    await database.sql(
+      `insert into messages (sender_id, receiver_id, content, created_at)
+       select '${CAROL}', '${ALICE}', 'flood ' || n, now() + n * interval '1 us' from generate_series(1, 700) n`,
+    );
+    await page.shows('flood 700');
+    await page.until('only the newest', () => page.messages.length <= 200 && page.messages.at(-1)?.content === 'flood 700');
+    assert.ok(page.now.thread?.hasOlder);
+    await page.store.loadOlder();
+    const { messages } = page.now.thread;
+    const numbers = messages.map(({ content }) => Number(content.slice('flood '.length)));
+    assert.deepEqual(numbers, Array.from({ length: messages.length }, (_, index) => 701 - messages.length + index));
+  });
+
   test('shows why it cannot load, and goes on by itself when it can', async () => {
     proxy.upstream = null;
     proxy.cut();
