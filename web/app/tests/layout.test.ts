@@ -49,6 +49,26 @@ test('a clock that is behind makes no day a second time', () => {
   assert.deepEqual(days.map(({ groups }) => groups.length), [1, 2]);
 });
 
+test('what has not changed is taken over', () => {
+  const messages = [
+    message('a', 'ada', at(1, 12, 0)),
+    message('b', 'bob', at(2, 12, 0)),
+    message('c', 'bob', at(2, 12, 1)),
+    message('d', 'bob', at(3, 12, 0)),
+  ];
+  const before = layOut(messages);
+  assert.deepEqual(layOut([...messages], before), before);
+  assert.ok(layOut([...messages], before).every((day, index) => day === before[index]));
+
+  const more = [...messages.slice(0, 2), { ...messages[2]!, is_read: true }, messages[3]!, message('e', 'ada', at(3, 12, 0))];
+  const after = layOut(more, before);
+  assert.equal(after[0], before[0]);
+  assert.equal(after[1]!.groups[0], before[1]!.groups[0]);
+  assert.notEqual(after[1]!.groups[1], before[1]!.groups[1]);
+  assert.equal(after[2]!.groups[0], before[2]!.groups[0]);
+  assert.deepEqual(after, layOut(more));
+});
+
 test('only what others wrote since is new', () => {
   const messages = [
     message('a', 'ada', at(1, 1, 0)),

@@ -26,8 +26,33 @@ const MINUTE = 60_000;
 /**
  * Lays messages out, which are in their order. A message that is not sent yet has the time of this machine's clock, which may be
  * behind; it then counts as written when the one before it was, so that no day comes twice.
+ *
+ * Days and groups of the layout before that are still the same are taken over as they are, so that whoever shows them has
+ * nothing to do for them, however long the thread is.
  */
-export function layOut(messages: readonly ThreadMessage[]): Day[] {
+export function layOut(messages: readonly ThreadMessage[], before: readonly Day[] = []): Day[] {
+  const known = new Map(before.map((day) => [day.start, day]));
+  return divide(messages).map((day) => {
+    const old = known.get(day.start);
+    if (!old) return day;
+    const groups = new Map(old.groups.map((group) => [group.key, group]));
+    return keep(old, { start: day.start, groups: day.groups.map((group) => keepGroup(groups.get(group.key), group)) });
+  });
+}
+
+function keep(old: Day, day: Day): Day {
+  return isSame(old.groups, day.groups) ? old : day;
+}
+
+function keepGroup(old: Group | undefined, group: Group): Group {
+  return old && old.time === group.time && isSame(old.messages, group.messages) ? old : group;
+}
+
+function isSame(old: readonly unknown[], values: readonly unknown[]): boolean {
+  return old.length === values.length && old.every((value, index) => value === values[index]);
+}
+
+function divide(messages: readonly ThreadMessage[]): Day[] {
   const days: { start: number; groups: { key: string; sender: string; time: number; messages: ThreadMessage[] }[] }[] = [];
   let latest = -Infinity;
   for (const message of messages) {
