@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { ThreadMessage } from '@herald/client';
-import { countAfter, layOut } from '../src/thread/layout.js';
+import { countAfter, layOut, type Day, type Group } from '../src/thread/layout.js';
 
 /** A message with what the layout looks at. */
 function message(id: string, sender: string, time: Date): ThreadMessage {
@@ -12,9 +12,19 @@ function message(id: string, sender: string, time: Date): ThreadMessage {
 
 const at = (day: number, hour: number, minute: number, second = 0): Date => new Date(2026, 10, day, hour, minute, second);
 
+/** Messages of two people by turns, each in a minute of its own, on one day; they are called by their numbers. */
+function minutes(from: number, until: number): ThreadMessage[] {
+  const numbers = Array.from({ length: until - from }, (_, index) => from + index);
+  return numbers.map((number) => message(`${number}`, number % 2 ? 'ada' : 'bob', at(1, 0, number)));
+}
+
+function groupsOf({ blocks }: Day): Group[] {
+  return blocks.flatMap(({ groups }) => groups);
+}
+
 /** The ids, with `|` between groups and `/` between days. */
 function shape(messages: readonly ThreadMessage[]): string {
-  const days = layOut(messages).map(({ groups }) => groups.map((group) => group.messages.map(({ id }) => id).join('')).join('|'));
+  const days = layOut(messages).map((day) => groupsOf(day).map((group) => group.messages.map(({ id }) => id).join('')).join('|'));
   return days.join('/');
 }
 
@@ -46,7 +56,7 @@ test('a clock that is behind makes no day a second time', () => {
     message('d', 'ada', at(1, 23, 59)),
   ]);
   assert.equal(new Set(days.map(({ start }) => start)).size, days.length);
-  assert.deepEqual(days.map(({ groups }) => groups.length), [1, 2]);
+  assert.deepEqual(days.map((day) => groupsOf(day).length), [1, 2]);
 });
 
 test('what has not changed is taken over', () => {
@@ -57,16 +67,48 @@ test('what has not changed is taken over', () => {
     message('d', 'bob', at(3, 12, 0)),
   ];
   const before = layOut(messages);
-  assert.deepEqual(layOut([...messages], before), before);
   assert.ok(layOut([...messages], before).every((day, index) => day === before[index]));
 
   const more = [...messages.slice(0, 2), { ...messages[2]!, is_read: true }, messages[3]!, message('e', 'ada', at(3, 12, 0))];
   const after = layOut(more, before);
   assert.equal(after[0], before[0]);
-  assert.equal(after[1]!.groups[0], before[1]!.groups[0]);
-  assert.notEqual(after[1]!.groups[1], before[1]!.groups[1]);
-  assert.equal(after[2]!.groups[0], before[2]!.groups[0]);
+  assert.equal(groupsOf(after[1]!)[0], groupsOf(before[1]!)[0]);
+  assert.notEqual(groupsOf(after[1]!)[1], groupsOf(before[1]!)[1]);
+  assert.equal(groupsOf(after[2]!)[0], groupsOf(before[2]!)[0]);
   assert.deepEqual(after, layOut(more));
+});
+
+test('blocks are of a bounded size, and nothing goes from one to another', () => {
+  let [from, until] = [500, 510];
+  let before = layOut(minutes(from, until));
+  for (let round = 0; round < 60; round++) {
+    if (round % 3 === 0) from = Math.max(from - 50, 0);
+    else until += round % 7;
+    const [day, ...others] = layOut(minutes(from, until), before);
+    assert.ok(day);
+    assert.deepEqual(others, []);
+    assert.deepEqual(groupsOf(day).map(({ key }) => Number(key)), minutes(from, until).map(({ id }) => Number(id)));
+    assert.equal(new Set(day.blocks.map(({ key }) => key)).size, day.blocks.length);
+    const places = new Map(day.blocks.flatMap(({ key, groups }) => groups.map((group) => [group.key, key])));
+    for (const { key, groups } of before[0]!.blocks) for (const group of groups) assert.equal(places.get(group.key), key);
+    assert.ok(day.blocks.every(({ groups }) => groups.length <= 50));
+    before = [day];
+  }
+  assert.ok(before[0]!.blocks.length < 40);
+});
+
+test('a key is given once, whatever is deleted', () => {
+  const all = minutes(0, 200);
+  let before = layOut(all.slice(100));
+  let seed = 3;
+  for (let round = 0; round < 300; round++) {
+    seed = (seed * 1_103_515_245 + 12_345) % 2_147_483_648;
+    const kept = all.filter(({ id }) => (Number(id) * 7_919 + seed) % 11 > 2).slice(seed % 90);
+    before = layOut(kept, before);
+    const keys = before.flatMap(({ blocks }) => blocks.map(({ key }) => key));
+    assert.equal(new Set(keys).size, keys.length);
+    assert.deepEqual(before.flatMap(groupsOf).flatMap(({ messages }) => messages), kept);
+  }
 });
 
 test('only what others wrote since is new', () => {

@@ -13,47 +13,47 @@ export interface Group {
   readonly messages: readonly ThreadMessage[];
 }
 
-/** The groups of one day. */
+/**
+ * Groups that a browser lays out together, or not at all while nobody sees them. A group never goes from one block to another, so
+ * where a block begins says only what was loaded when.
+ */
+export interface Block {
+  readonly key: number;
+  readonly groups: readonly Group[];
+}
+
+/** What was written on one day. */
 export interface Day {
   /** Its midnight, in milliseconds since 1970. */
   readonly start: number;
-  readonly groups: readonly Group[];
+  readonly blocks: readonly Block[];
 }
 
 /** A minute in milliseconds. */
 const MINUTE = 60_000;
 
+/** From so many messages on, a block takes no more groups: some screens full, and few enough to be laid out within a frame. */
+const BLOCK_FULL = 50;
+
 /**
  * Lays messages out, which are in their order. A message that is not sent yet has the time of this machine's clock, which may be
  * behind; it then counts as written when the one before it was, so that no day comes twice.
  *
- * Days and groups of the layout before that are still the same are taken over as they are, so that whoever shows them has
- * nothing to do for them, however long the thread is.
+ * What is still the same as in the layout before is taken over as it is, so that whoever shows it has nothing to do for it, however long
+ * the thread is.
  */
 export function layOut(messages: readonly ThreadMessage[], before: readonly Day[] = []): Day[] {
   const known = new Map(before.map((day) => [day.start, day]));
-  return divide(messages).map((day) => {
-    const old = known.get(day.start);
-    if (!old) return day;
-    const groups = new Map(old.groups.map((group) => [group.key, group]));
-    return keep(old, { start: day.start, groups: day.groups.map((group) => keepGroup(groups.get(group.key), group)) });
+  return divide(messages).map(({ start, groups }) => {
+    const old = known.get(start);
+    const blocks = gather(groups, old?.blocks ?? []);
+    return old && isSame(old.blocks, blocks) ? old : { start, blocks };
   });
 }
 
-function keep(old: Day, day: Day): Day {
-  return isSame(old.groups, day.groups) ? old : day;
-}
-
-function keepGroup(old: Group | undefined, group: Group): Group {
-  return old && old.time === group.time && isSame(old.messages, group.messages) ? old : group;
-}
-
-function isSame(old: readonly unknown[], values: readonly unknown[]): boolean {
-  return old.length === values.length && old.every((value, index) => value === values[index]);
-}
-
-function divide(messages: readonly ThreadMessage[]): Day[] {
-  const days: { start: number; groups: { key: string; sender: string; time: number; messages: ThreadMessage[] }[] }[] = [];
+/** Divides messages by day, and each day by sender and minute. */
+function divide(messages: readonly ThreadMessage[]): { start: number; groups: Group[] }[] {
+  const days: { start: number; groups: (Group & { messages: ThreadMessage[]; time: number })[] }[] = [];
   let latest = -Infinity;
   for (const message of messages) {
     latest = Math.max(latest, Date.parse(message.created_at));
@@ -61,14 +61,42 @@ function divide(messages: readonly ThreadMessage[]): Day[] {
     let day = days.at(-1);
     if (!day || day.start !== start) days.push((day = { start, groups: [] }));
     let group = day.groups.at(-1);
-    const isSameGroup = group?.sender === message.sender_id && minuteOf(group.time) === minuteOf(latest);
-    if (!group || !isSameGroup) {
+    if (group?.sender !== message.sender_id || minuteOf(group.time) !== minuteOf(latest)) {
       day.groups.push((group = { key: message.id, sender: message.sender_id, time: latest, messages: [] }));
     }
     group.messages.push(message);
     group.time = latest;
   }
   return days;
+}
+
+/** Puts the groups of a day into blocks: each into the block where it was, a new one into the block before it while there is room. */
+function gather(groups: readonly Group[], before: readonly Block[]): Block[] {
+  const known = new Map<string, { group: Group; block: Block }>();
+  for (const block of before) for (const group of block.groups) known.set(group.key, { group, block });
+  const blocks: (Block & { groups: Group[] })[] = [];
+  let nextKey = Math.max(0, ...before.map(({ key }) => key + 1));
+  let size = 0;
+  for (const group of groups) {
+    const old = known.get(group.key);
+    let block = blocks.at(-1);
+    if (!block || (old ? old.block.key !== block.key : size >= BLOCK_FULL)) {
+      blocks.push((block = { key: old?.block.key ?? nextKey++, groups: [] }));
+      size = 0;
+    }
+    const isKept = old && old.group.time === group.time && isSame(old.group.messages, group.messages);
+    block.groups.push(isKept ? old.group : group);
+    size += group.messages.length;
+  }
+  const old = new Map(before.map((block) => [block.key, block]));
+  return blocks.map((block) => {
+    const same = old.get(block.key);
+    return same && isSame(same.groups, block.groups) ? same : block;
+  });
+}
+
+function isSame(old: readonly unknown[], values: readonly unknown[]): boolean {
+  return old.length === values.length && old.every((value, index) => value === values[index]);
 }
 
 function minuteOf(time: number): number {
