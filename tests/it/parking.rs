@@ -48,8 +48,7 @@ fn cursor(number: u64) -> Cursor {
 fn delivery(number: u64) -> Arc<Delivery> {
     Arc::new(Delivery {
         user: UserId(Uuid::nil()),
-        batch: BatchNumber(number),
-        snapshot: position(number).snapshot,
+        position: Arc::new(position(number)),
         frame: EventsFrameBuilder::new().finish(None),
         committed: Instant::now(),
         changes: Changes::default(),
@@ -75,7 +74,10 @@ impl Run {
     /// Starts; its feed is at position 1.
     fn start(url: &str) -> Self {
         let pool = pool(&Settings::parse(url).unwrap(), 4, Duration::from_secs(2)).unwrap();
-        let (hub, metrics) = (Arc::new(Hub::new(8)), Arc::new(Metrics::new()));
+        let (hub, metrics) = (
+            Arc::new(Hub::new(8, Arc::new(Metrics::new()))),
+            Arc::new(Metrics::new()),
+        );
         let (parking, attendant) = parking(
             pool,
             Arc::clone(&hub),

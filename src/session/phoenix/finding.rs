@@ -11,6 +11,7 @@ use super::{
     Frame,
     channel::{Channel, Place, Subscription},
     dialogue::Phoenix,
+    joining::{NOT_BEGUN, TOO_MANY_SESSIONS},
     placing::{Missed, Placed, Seeker, Unplaced, place},
     telling::Owed,
 };
@@ -29,14 +30,19 @@ impl Phoenix<'_> {
                 return;
             };
             // The hub is entered before the position is read, as the invariants of the hub ask for.
-            let is_here = self.enter_user(user);
-            let position = self.sessions.hub.position.newest().filter(|_| is_here);
-            let Some(position) = position else {
-                let reason = "ConnectionRateLimitReached: this person has as many connections as are allowed";
-                for number in numbers {
-                    self.fail(number, reason);
+            let position = if self.enter_user(user) {
+                self.sessions.hub.position.newest().ok_or(NOT_BEGUN)
+            } else {
+                Err(TOO_MANY_SESSIONS)
+            };
+            let position = match position {
+                Ok(position) => position,
+                Err(reason) => {
+                    for number in numbers {
+                        self.fail(number, reason);
+                    }
+                    continue;
                 }
-                continue;
             };
             let seekers = self.seek(numbers, &position);
             self.finding = Some(place(self.sessions, seekers, position).boxed());

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     auth::Identity,
+    hub::presence::{PRESENCE_KEY_BYTES_MAX, PresenceError},
     protocol::{
         cursor::Cursor,
         phoenix::{
@@ -33,9 +34,6 @@ pub(super) const TOPIC_PREFIX: &str = "realtime:";
 /// Channels of one connection, as many as Supabase allows.
 const CHANNELS_MAX: usize = 100;
 
-/// The longest key of a presence that a client may choose, in bytes.
-const PRESENCE_KEY_BYTES_MAX: usize = 256;
-
 /// A client sends its join before it has a token if it has to ask for one, and, if the token is there when the answer arrives, never
 /// sends it. It joins again with the token if its channel ends with an error, which is done after these times: the first is enough
 /// for a token that is fetched, which the client then sends by itself, and adds little to the second that the client waits
@@ -45,6 +43,14 @@ const ASKED_AGAIN_AFTER: [Duration; 2] = [Duration::from_millis(400), Duration::
 /// What a client is told that may not hear or say anything on a topic.
 pub(super) const UNAUTHORIZED: &str =
     "Unauthorized: this topic is not open to you; the operator's HERALD_ALLOWED_TOPICS decides which are";
+
+/// What a client is told before the feed has begun.
+pub(super) const NOT_BEGUN: &str =
+    "InitializingProjectConnection: the database has not been reached yet; join again";
+
+/// What a client is told whose person has no room for another session.
+pub(super) const TOO_MANY_SESSIONS: &str = "ConnectionRateLimitReached: this person has as many sessions as the operator's \
+     HERALD_SESSIONS_PER_USER allows; close another page first";
 
 /// A topic that was joined, and waits for a person or for its channel's place.
 #[derive(Debug)]
@@ -111,15 +117,17 @@ impl Phoenix<'_> {
         let bindings = match self.read_bindings(&join.bindings) {
             Ok(Some(bindings)) => bindings,
             Ok(None) => {
-                let reason =
-                    "InitializingProjectConnection: the database has not been reached yet; join again";
-                return self.refuse(message, reason);
+                return self.refuse(message, NOT_BEGUN);
             }
             Err(error) => return self.refuse(message, &error.to_string()),
         };
         if join.database.replay {
             let reason = "UnableToReplayMessages: broadcasts are not kept here; join without `replay`";
             return self.refuse(message, reason);
+        }
+        if join.presence.key.len() > PRESENCE_KEY_BYTES_MAX {
+            let reason = format!("{}: choose a shorter one", PresenceError::KeyTooLong);
+            return self.refuse(message, &reason);
         }
         let person = identity.map(|identity| self.person(&message.topic, &identity));
         let key = person
@@ -130,6 +138,13 @@ impl Phoenix<'_> {
         let needs_topic = bindings.is_empty() || join.private || join.presence.enabled == Some(true);
         if person.is_some() && key.is_none() && needs_topic {
             return self.refuse(message, UNAUTHORIZED);
+        }
+        // The hub is entered before the answer is given: a join that is refused for want of room was never answered with ok.
+        if let Some(person) = &person
+            && !bindings.is_empty()
+            && !self.enter_user(person.user)
+        {
+            return self.refuse(message, TOO_MANY_SESSIONS);
         }
         let asked_again_at = match &person {
             Some(_) => {
@@ -281,7 +296,7 @@ fn channel(
 
 /// The key that a client has chosen to be present under, or one that nobody else has.
 fn presence_key(chosen: &str) -> Box<str> {
-    if chosen.is_empty() || chosen.len() > PRESENCE_KEY_BYTES_MAX {
+    if chosen.is_empty() {
         Uuid::new_v4().to_string().into()
     } else {
         chosen.into()

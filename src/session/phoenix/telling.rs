@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     hub::Delivery,
-    protocol::{close::CloseCode, cursor::Cursor, phoenix::change::Changes, server_frame::EventsFrame},
+    protocol::{close::CloseCode, phoenix::change::Changes, server_frame::EventsFrame},
     session::End,
     types::ChannelNumber,
 };
@@ -52,8 +52,10 @@ impl Phoenix<'_> {
                 continue;
             }
             match &channel.subscription {
-                Subscription::Finding { begins_after } => is_held |= delivery.batch > *begins_after,
-                Subscription::Live(place) if delivery.batch > place.begins_after => numbers.push(*number),
+                Subscription::Finding { begins_after } => is_held |= delivery.position.batch > *begins_after,
+                Subscription::Live(place) if delivery.position.batch > place.begins_after => {
+                    numbers.push(*number)
+                }
                 _ => {}
             }
         }
@@ -166,7 +168,7 @@ impl Phoenix<'_> {
             && place
                 .ahead
                 .as_ref()
-                .is_some_and(|ahead| delivery.snapshot.covers(ahead))
+                .is_some_and(|ahead| delivery.position.snapshot.covers(ahead))
         {
             place.ahead = None;
         }
@@ -174,13 +176,8 @@ impl Phoenix<'_> {
 
     /// All channels have been told a delivery.
     fn note_delivered(&mut self, delivery: &Delivery) {
-        if delivery.frame.carries_cursor()
-            && let Some(position) = self.sessions.hub.position.newest()
-        {
-            let cursor = Cursor {
-                epoch: position.epoch.clone(),
-                snapshot: Arc::clone(&delivery.snapshot),
-            };
+        if delivery.frame.carries_cursor() {
+            let cursor = delivery.position.cursor();
             self.outgoing.push(Step::Reached(delivery.user, cursor));
         }
     }

@@ -366,7 +366,7 @@ mod tests {
         let settings = Settings::parse("postgresql://nobody@127.0.0.1:1/none").unwrap();
         parking(
             pool(&settings, 1, FIND_DEADLINE).unwrap(),
-            Arc::new(Hub::new(1)),
+            Arc::new(Hub::new(1, Arc::new(Metrics::new()))),
             Arc::new(Metrics::new()),
             Duration::from_secs(120),
             Uuid::nil(),
