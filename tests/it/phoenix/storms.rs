@@ -19,7 +19,10 @@ use crate::support::{
     writers,
 };
 
+/// Clients that come and go all the time.
 const CLIENTS: usize = 20;
+/// Clients that come back at once.
+const CROWD: usize = 300;
 const WRITERS: u64 = 4;
 const TRANSACTIONS: usize = 60;
 const SEED: u64 = 0x5eed_ab1e;
@@ -50,6 +53,19 @@ struct Device {
 }
 
 impl Device {
+    fn new(door: Door, topic: String, user: UserId, number: usize) -> Self {
+        Self {
+            door,
+            topic,
+            user,
+            random: StdRng::seed_from_u64(SEED ^ number as u64),
+            reference: 0,
+            heard: Vec::new(),
+            ordered: Vec::new(),
+            came_back: 0,
+        }
+    }
+
     fn payload(&self) -> serde_json::Value {
         join_of(
             &[json!({"event": "*", "schema": "public", "table": "messages"})],
@@ -84,17 +100,21 @@ impl Device {
         client
     }
 
+    async fn leave(&mut self, client: Phoenix, going: Going) {
+        self.reference = client.reference;
+        let said = match going {
+            Going::Cleanly => client.close().await,
+            Going::Hard => client.reset().await,
+        };
+        self.note(&said);
+    }
+
     /// Comes and goes until it is enough; it is connected when it is done.
     async fn run(&mut self, mut client: Phoenix, going: Going, enough: CancellationToken) -> Phoenix {
         while !enough.is_cancelled() {
             let stay = Duration::from_millis(self.random.random_range(0..250));
             let _enough = tokio::time::timeout(stay, enough.cancelled()).await;
-            self.reference = client.reference;
-            let said = match going {
-                Going::Cleanly => client.close().await,
-                Going::Hard => client.reset().await,
-            };
-            self.note(&said);
+            self.leave(client, going).await;
             // A client's own pause, and nothing that is waited for.
             sleep(Duration::from_millis(self.random.random_range(0..60))).await;
             client = self.connect().await;
@@ -140,7 +160,10 @@ fn counted(changes: &[(String, String)]) -> BTreeMap<(String, String), usize> {
 }
 
 /// Every change of the log that concerns a user.
-async fn logged(scene: &Scene<4>, user: UserId) -> BTreeMap<(String, String), usize> {
+async fn logged<const PEOPLE: usize>(
+    scene: &Scene<PEOPLE>,
+    user: UserId,
+) -> BTreeMap<(String, String), usize> {
     let rows = scene
         .application
         .query(
@@ -172,16 +195,7 @@ async fn storm(going: Going) {
             ),
             _ => (door, format!("realtime:all {number}")),
         };
-        devices.push(Device {
-            door,
-            topic,
-            user: people[number % people.len()],
-            random: StdRng::seed_from_u64(SEED ^ number as u64),
-            reference: 0,
-            heard: Vec::new(),
-            ordered: Vec::new(),
-            came_back: 0,
-        });
+        devices.push(Device::new(door, topic, people[number % people.len()], number));
     }
     let mut clients = Vec::new();
     for device in &mut devices {
@@ -270,4 +284,68 @@ async fn clients_that_close_and_come_back_miss_nothing_and_hear_nothing_twice() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_are_cut_off_miss_nothing_and_hear_nothing_twice_that_was_acknowledged() {
     storm(Going::Hard).await;
+}
+
+/// Hundreds who go in one moment and come back in the next, as after a restart of a proxy, while messages are written.
+async fn crowd(going: Going) {
+    let scene = Scene::<10>::with(|config| config.sessions_per_user = CROWD).await;
+    let people = scene.people;
+    let mut devices: Vec<Device> = (0..CROWD)
+        .map(|number| {
+            let door = Door::new(scene.gateway.address())
+                .version(Version::BOTH[number % 2])
+                .device(&format!("device-{number}"));
+            Device::new(
+                door,
+                "realtime:all".to_owned(),
+                people[number % people.len()],
+                number,
+            )
+        })
+        .collect();
+    let mut clients = join_all(devices.iter_mut().map(async |device| {
+        let mut client = device.connect().await;
+        client.live(&device.topic).await;
+        client.settled().await;
+        client
+    }))
+    .await;
+    for round in 0..3 {
+        let writes = async {
+            for (number, sender) in people.into_iter().enumerate() {
+                let receiver = people[(number + 1) % people.len()];
+                let content = format!("{ORDERED}{round}{number}");
+                write(&scene.application, sender, receiver, &content).await;
+            }
+        };
+        let returns = join_all(devices.iter_mut().zip(clients).map(async |(device, client)| {
+            device.leave(client, going).await;
+            device.connect().await
+        }));
+        ((), clients) = tokio::join!(writes, returns);
+    }
+    for (device, client) in devices.iter_mut().zip(&mut clients) {
+        let expected = logged(&scene, device.user).await;
+        assert_eq!(expected.len(), 6);
+        device.finish(client, &expected).await;
+    }
+    handed_over(&scene.application, &scene.gateway).await;
+    for (device, client) in devices.iter_mut().zip(&mut clients) {
+        device.note(&client.rest("postgres_changes").await);
+        let (expected, heard) = (logged(&scene, device.user).await, counted(&device.heard));
+        match going {
+            Going::Cleanly => assert_eq!(heard, expected),
+            Going::Hard => assert!(heard.keys().eq(expected.keys())),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_who_close_and_come_back_at_once_miss_nothing_and_hear_nothing_twice() {
+    crowd(Going::Cleanly).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_who_are_cut_off_and_come_back_at_once_miss_nothing() {
+    crowd(Going::Hard).await;
 }
