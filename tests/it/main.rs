@@ -27,6 +27,7 @@ mod limits;
 mod migrate;
 mod network;
 mod parking;
+mod phoenix;
 mod phoenix_review;
 mod plans;
 mod postgres_tls;

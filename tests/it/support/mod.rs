@@ -8,6 +8,7 @@ pub(crate) mod event_source;
 pub(crate) mod follower;
 pub(crate) mod gateway;
 pub(crate) mod http;
+pub(crate) mod phoenix;
 pub(crate) mod pooler;
 pub(crate) mod process;
 pub(crate) mod scene;
