@@ -115,27 +115,19 @@ async fn acknowledged(gateway: &Gateway, events: u32) {
 }
 
 /// Waits until a gateway has no session of Phoenix channels any more, and has written down where all channels stand.
-async fn nobody_is_left(application: &Postgres, gateway: &Gateway) {
-    wait_until("all sessions have ended", || {
-        gateway.metric("sessions{protocol=\"phoenix\"}") == 0.0
+async fn nobody_is_left(gateway: &Gateway) {
+    wait_until("all connections have ended", || {
+        gateway.metric("connections") == 0.0
     })
     .await;
-    let live = "select count(*) from herald.channel where parked_at is null";
-    crate::processes::until("all channels to be parked", async || {
-        application.query_one(live, &[]).await.unwrap().get::<_, i64>(0) == 0
-    })
-    .await;
-}
-
-/// Waits until the channel of a client that went is parked, as every gateway sees it. Its notes reach the database in batches.
-async fn parked(application: &Postgres, reference: u64) {
-    let parked = "select count(*) from herald.channel where parked_at is not null and reference = $1";
-    let reference = i64::try_from(reference).unwrap();
-    crate::processes::until("the channel to be parked", async || {
-        let count = application.query_one(parked, &[&reference]).await.unwrap();
-        count.get::<_, i64>(0) > 0
-    })
-    .await;
+    // What is left of a channel is written before anybody is answered who asks afterwards, whoever asks.
+    let mut probe = Door::new(gateway.address()).open().await;
+    let nobody = UserId(Uuid::new_v4());
+    let joined = probe.join_live(INBOX, &inbox_of(nobody)).await;
+    let left = probe.push(Some(&joined), INBOX, "phx_leave", &json!({})).await;
+    probe.reply(&left).await.response("ok");
+    probe.close().await;
+    wait_until("the probe has gone", || gateway.metric("connections") == 0.0).await;
 }
 
 /// What changes say, of all messages there are.

@@ -153,8 +153,8 @@ pub(super) struct Writing<'a> {
     /// Seconds since the channel went; none while it is live.
     ages: Vec<Option<f64>>,
     lefts: Vec<bool>,
-    /// Who has taken the channel, if it is parked and was taken just before.
-    taken_bys: Vec<Option<Uuid>>,
+    /// Who has taken a channel that goes with this batch.
+    taken_by: Vec<Option<Uuid>>,
     taken_sessions: Vec<Uuid>,
     taken_numbers: Vec<i64>,
     takers: Vec<Uuid>,
@@ -172,19 +172,16 @@ impl<'a> Writing<'a> {
             gateway,
             ..Self::default()
         };
-        let mut takes = takes.to_vec();
-        takes.sort_unstable_by_key(|(channel, _)| *channel);
         for (channel, note) in notes {
             writing.add(*channel, note, settled);
-            let take = takes.binary_search_by_key(channel, |(taken, _)| *taken).ok();
-            let taker = take.map(|index| takes[index].1.0);
-            writing
-                .taken_bys
-                .push(taker.filter(|_| matches!(note, Note::Parked { .. })));
         }
+        let mut takes = takes.to_vec();
+        takes.sort_unstable_by_key(|(channel, _)| *channel);
         for (channel, taker) in takes {
-            // What is written of it in the same statement says so.
-            if notes.binary_search_by_key(&channel, |(noted, _)| *noted).is_err() {
+            if let Ok(index) = notes.binary_search_by_key(&channel, |(noted, _)| *noted) {
+                // It was taken while it was live, and goes in the same batch.
+                writing.taken_by[index] = Some(taker.0);
+            } else {
                 writing.taken_sessions.push(channel.session.0);
                 writing.taken_numbers.push(integer(channel.number.0));
                 writing.takers.push(taker.0);
@@ -226,6 +223,7 @@ impl<'a> Writing<'a> {
         self.cursors.push(cursor.map(|cursor| cursor.to_string()));
         self.ages.push(age);
         self.lefts.push(key.is_none());
+        self.taken_by.push(None);
     }
 
     pub(super) fn statement(&self) -> Option<(&'static str, Parameters<'_>)> {
@@ -243,7 +241,7 @@ impl<'a> Writing<'a> {
             (&self.cursors, Type::TEXT_ARRAY),
             (&self.ages, Type::FLOAT8_ARRAY),
             (&self.lefts, Type::BOOL_ARRAY),
-            (&self.taken_bys, Type::UUID_ARRAY),
+            (&self.taken_by, Type::UUID_ARRAY),
             (&self.taken_sessions, Type::UUID_ARRAY),
             (&self.taken_numbers, Type::INT8_ARRAY),
             (&self.takers, Type::UUID_ARRAY),
@@ -252,7 +250,7 @@ impl<'a> Writing<'a> {
     }
 }
 
-/// `$1` the gateway, `$2` to `$11` the columns of the notes, `$12` to `$14` of what was taken by whom.
+/// `$1` the gateway, `$2` to `$11` the columns of the notes, `$12` to `$14` of what was taken by whom beside these.
 ///
 /// A person who signs in anew may be known by another device from then on, by which the channel is looked for when it comes back.
 /// A channel that is taken while it is live stays taken when it goes: its client has most likely come back already, before its
@@ -273,13 +271,14 @@ const WRITE: &str = "with note as materialized ( \
      insert into herald.channel (session, number, gateway, user_id, topic, device, reference, cursor, parked_at, \
        taken_by) \
      select note.session, note.number, $1, note.user_id, note.topic, note.device, note.reference, note.cursor, \
-       pg_catalog.now() - pg_catalog.make_interval(secs => note.age), note.taken_by \
+       pg_catalog.now() - pg_catalog.make_interval(secs => note.age), \
+       case when note.age is not null then note.taken_by end \
      from note where not note.is_left order by note.session, note.number \
      on conflict (session, number) do update set gateway = excluded.gateway, device = excluded.device, \
        reference = excluded.reference, \
        cursor = excluded.cursor, parked_at = excluded.parked_at, \
        taken_by = case when excluded.parked_at is not null and channel.parked_at is null \
-         then coalesce(channel.taken_by, excluded.taken_by) end";
+         then coalesce(excluded.taken_by, channel.taken_by) end";
 
 /// The candidates of one key, in the order in which they were parked.
 #[derive(Debug, Default)]

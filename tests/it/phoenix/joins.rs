@@ -481,7 +481,7 @@ async fn a_topic_that_is_joined_twice_loses_and_doubles_nothing() {
                 .iter()
                 .all(|said| said.event != "postgres_changes")
         );
-        nobody_is_left(&scene.application, &scene.gateway).await;
+        nobody_is_left(&scene.gateway).await;
         scene.write(alice, bob, "while it was away").await;
         let mut client = again(&door, bob, reference).await;
         assert_eq!(client.contents(INBOX, 1).await, ["while it was away"]);

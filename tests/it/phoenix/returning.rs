@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     Door, INBOX, NO_PLACES, Phoenix, acknowledged, again, contents, handed_over, hears_nothing, inbox,
-    inbox_of, join_of, nobody_is_left, parked, received_by, write,
+    inbox_of, join_of, nobody_is_left, received_by, write,
 };
 use crate::support::{
     gateway::{Gateway, config, metric_in},
@@ -64,7 +64,7 @@ async fn what_is_written_while_a_client_is_away_comes_once_and_in_order_however_
             client.settled().await;
             let reference = client.reference;
             going.go(client).await;
-            nobody_is_left(&scene.application, &scene.gateway).await;
+            nobody_is_left(&scene.gateway).await;
             for content in ["one", "two", "three"] {
                 scene.write(alice, bob, content).await;
             }
@@ -83,7 +83,7 @@ async fn what_is_written_while_a_client_is_away_comes_once_and_in_order_however_
             hears_nothing(&scene, &mut client).await;
         }
         client.close().await;
-        nobody_is_left(&scene.application, &scene.gateway).await;
+        nobody_is_left(&scene.gateway).await;
         scene.execute("delete from herald.channel").await;
     }
 }
@@ -102,7 +102,7 @@ async fn what_was_not_acknowledged_is_told_again() {
     assert_eq!(client.contents(INBOX, 1).await, ["perhaps"]);
     let reference = client.reference;
     drop(client);
-    nobody_is_left(&scene.application, &scene.gateway).await;
+    nobody_is_left(&scene.gateway).await;
     let mut client = again(&door, bob, reference).await;
     assert_eq!(client.contents(INBOX, 1).await, ["perhaps"]);
     hears_nothing(&scene, &mut client).await;
@@ -268,7 +268,7 @@ async fn who_comes_back_after_the_window_is_told_nothing_of_before() {
     let client = inbox(&door, bob).await;
     let reference = client.reference;
     client.close().await;
-    nobody_is_left(&scene.application, &scene.gateway).await;
+    nobody_is_left(&scene.gateway).await;
     scene.write(alice, bob, "missed").await;
     let parked = "select count(*) from herald.channel where parked_at > now() - interval '1 second'";
     crate::processes::until("the window to be over", async || {
@@ -301,7 +301,7 @@ async fn who_missed_too_much_is_told_so_and_hears_what_is_live() {
     let client = inbox(&door, bob).await;
     let reference = client.reference;
     client.close().await;
-    nobody_is_left(&scene.application, &scene.gateway).await;
+    nobody_is_left(&scene.gateway).await;
     for _ in 0..6 {
         scene.write(alice, bob, "missed").await;
     }
@@ -327,7 +327,7 @@ async fn who_missed_too_much_is_told_so_and_hears_what_is_live() {
     client.settled().await;
     let reference = client.reference;
     client.close().await;
-    nobody_is_left(&scene.application, &scene.gateway).await;
+    nobody_is_left(&scene.gateway).await;
     scene.write(alice, bob, "one").await;
     let mut client = again(&door, bob, reference).await;
     assert_eq!(client.contents(INBOX, 1).await, ["one"]);
@@ -366,7 +366,7 @@ async fn devices_that_are_told_apart_each_get_exactly_their_own() {
             second.settled().await;
             let other = second.reference;
             second.close().await;
-            nobody_is_left(&scene.application, &scene.gateway).await;
+            nobody_is_left(&scene.gateway).await;
             scene.write(alice, bob, &format!("{round} two")).await;
             second = open(1, other).await;
             assert_eq!(second.contents(INBOX, 1).await, [format!("{round} two")]);
@@ -380,7 +380,7 @@ async fn devices_that_are_told_apart_each_get_exactly_their_own() {
         }
         first.close().await;
         second.close().await;
-        nobody_is_left(&scene.application, &scene.gateway).await;
+        nobody_is_left(&scene.gateway).await;
     }
 }
 
@@ -395,7 +395,7 @@ async fn a_client_that_comes_back_to_another_gateway_is_told_what_it_missed_ther
         client.settled().await;
         let reference = client.reference;
         client.close().await;
-        parked(&scene.application, reference).await;
+        nobody_is_left([&scene.gateway, &other][round % 2]).await;
         scene.write(alice, bob, &format!("{round} missed")).await;
         client = again(&doors[(round + 1) % 2], bob, reference).await;
         scene.write(alice, bob, &format!("{round} live")).await;
@@ -451,7 +451,7 @@ async fn a_client_that_reads_too_slowly_is_closed_and_misses_nothing() {
             Came::Ended => panic!("without a word"),
         }
     }
-    nobody_is_left(&scene.application, &scene.gateway).await;
+    nobody_is_left(&scene.gateway).await;
     let heard = contents(&heard);
     assert_eq!(heard[..], expected[..heard.len()]);
     let mut client = again(&door, bob, reference).await;
@@ -477,7 +477,7 @@ async fn a_join_that_fails_for_the_database_takes_nothing_away_from_the_next() {
     client.settled().await;
     let reference = client.reference;
     client.close().await;
-    nobody_is_left(&scene.application, &scene.gateway).await;
+    nobody_is_left(&scene.gateway).await;
     scene.write(alice, bob, "missed").await;
     handed_over(&scene.application, &scene.gateway).await;
     scene

@@ -158,7 +158,7 @@ async fn who_comes_back_during_the_goodbye_of_the_old_connection_misses_nothing(
     client.settled().await;
     let reference = client.reference;
     client.close().await;
-    nobody_is_left(&scene.application, &scene.gateway).await;
+    nobody_is_left(&scene.gateway).await;
     scene.write(alice, bob, "the last").await;
     let mut client = again(&door, bob, reference).await;
     assert_eq!(client.contents(INBOX, 1).await, ["the last"]);

@@ -181,48 +181,68 @@ async fn logged<const PEOPLE: usize>(
     )
 }
 
-async fn storm(going: Going) {
-    let scene = Scene::<4>::new().await;
-    let people = scene.people;
-    let mut devices = Vec::new();
-    for number in 0..CLIENTS {
+fn devices(scene: &Scene<4>) -> Vec<Device> {
+    let one = |number: usize| {
         let door = Door::new(scene.gateway.address()).version(Version::BOTH[number % 2]);
         // Half of them are told apart by their names, and half by their topics.
         let (door, topic) = match number % 4 {
             0 | 1 => (
-                door.device(&format!("device {number}").replace(' ', "-")),
+                door.device(&format!("device-{number}")),
                 "realtime:all".to_owned(),
             ),
             _ => (door, format!("realtime:all {number}")),
         };
-        devices.push(Device::new(door, topic, people[number % people.len()], number));
-    }
-    let mut clients = Vec::new();
-    for device in &mut devices {
+        Device::new(door, topic, scene.people[number % scene.people.len()], number)
+    };
+    (0..CLIENTS).map(one).collect()
+}
+
+/// Connects all of them, until what is written from here on is known to be theirs.
+async fn connected(devices: &mut [Device]) -> Vec<Phoenix> {
+    let opened = devices.iter_mut().map(async |device| {
         let mut client = device.connect().await;
         client.live(&device.topic).await;
-        // That it is live is proved by now: what is written from here on is the client's.
         client.settled().await;
-        clients.push(client);
-    }
-    let (writing, enough) = (Tasks::new(), CancellationToken::new());
+        client
+    });
+    join_all(opened).await
+}
+
+/// Writes in all ways, and in an order that everybody knows, until all of it is written.
+async fn write_all(scene: &Scene<4>) {
+    let (writing, people) = (Tasks::new(), scene.people);
     let ids = people.map(|person| person.0);
     writers::start(&writing, &scene.database.url(), &ids, WRITERS, TRANSACTIONS, SEED);
-    let ordered = async {
-        let mut number = 0;
-        while number < 100 || writing.running().contains_key("writer") {
-            let [sender, receiver] = [number % 4, (number + 1) % 4].map(|index| people[index]);
-            write(
-                &scene.application,
-                sender,
-                receiver,
-                &format!("{ORDERED}{number:06}"),
-            )
-            .await;
-            number += 1;
-            sleep(Duration::from_millis(5)).await;
+    let mut number = 0;
+    while number < 100 || writing.running().contains_key("writer") {
+        let [sender, receiver] = [number, number + 1].map(|index| people[index % people.len()]);
+        let content = format!("{ORDERED}{number:06}");
+        write(&scene.application, sender, receiver, &content).await;
+        number += 1;
+        // A writer's own pace.
+        sleep(Duration::from_millis(5)).await;
+    }
+    writing.finish(AT_MOST).await.expect("the writers did not end");
+}
+
+/// The first time that each of these came, in the order in which they came.
+fn firsts(contents: &[String]) -> Vec<&String> {
+    let mut firsts: Vec<&String> = Vec::new();
+    for content in contents {
+        if !firsts.contains(&content) {
+            firsts.push(content);
         }
-        writing.finish(AT_MOST).await.expect("the writers did not end");
+    }
+    firsts
+}
+
+async fn storm(going: Going) {
+    let scene = Scene::<4>::new().await;
+    let mut devices = devices(&scene);
+    let clients = connected(&mut devices).await;
+    let enough = CancellationToken::new();
+    let writing = async {
+        write_all(&scene).await;
         enough.cancel();
     };
     let coming_and_going = join_all(
@@ -231,40 +251,29 @@ async fn storm(going: Going) {
             .zip(clients)
             .map(|(device, client)| device.run(client, going, enough.clone())),
     );
-    let ((), mut clients) = tokio::join!(ordered, coming_and_going);
-    let mut doubled = 0;
+    let ((), mut clients) = tokio::join!(writing, coming_and_going);
     for (device, client) in devices.iter_mut().zip(&mut clients) {
         let expected = logged(&scene, device.user).await;
         assert!(expected.len() > 100, "{} changes are no storm", expected.len());
         device.finish(client, &expected).await;
-        assert!(
-            device.came_back > 5,
-            "it came back {} times only",
-            device.came_back
-        );
+        let times = device.came_back;
+        assert!(times > 5, "it came back {times} times only");
     }
     handed_over(&scene.application, &scene.gateway).await;
+    let mut doubled = 0;
     for (device, client) in devices.iter_mut().zip(&mut clients) {
-        let said = client.rest("postgres_changes").await;
-        device.note(&said);
+        device.note(&client.rest("postgres_changes").await);
         let (expected, heard) = (logged(&scene, device.user).await, counted(&device.heard));
         assert!(
             heard.keys().eq(expected.keys()),
             "something else came than was logged"
         );
-        let surplus: usize = heard.values().sum::<usize>() - expected.values().sum::<usize>();
-        doubled += surplus;
+        doubled += heard.values().sum::<usize>() - expected.values().sum::<usize>();
         if going == Going::Cleanly {
             assert_eq!(heard, expected, "something came twice");
             assert!(device.ordered.is_sorted(), "{:?}", device.ordered);
         } else {
-            // The first time that each of them came.
-            let mut firsts: Vec<&String> = Vec::new();
-            for number in &device.ordered {
-                if !firsts.contains(&number) {
-                    firsts.push(number);
-                }
-            }
+            let firsts = firsts(&device.ordered);
             assert!(firsts.is_sorted(), "{firsts:?}");
         }
     }
@@ -303,13 +312,7 @@ async fn crowd(going: Going) {
             )
         })
         .collect();
-    let mut clients = join_all(devices.iter_mut().map(async |device| {
-        let mut client = device.connect().await;
-        client.live(&device.topic).await;
-        client.settled().await;
-        client
-    }))
-    .await;
+    let mut clients = connected(&mut devices).await;
     for round in 0..3 {
         let writes = async {
             for (number, sender) in people.into_iter().enumerate() {

@@ -250,7 +250,7 @@ async fn whoever_signs_in_on_a_live_channel_hears_only_what_is_his_or_hers() {
         // And once more on another connection, to which nothing is told twice.
         let reference = client.reference;
         client.close().await;
-        nobody_is_left(&scene.application, &scene.gateway).await;
+        nobody_is_left(&scene.gateway).await;
         scene.write(alice, bob, "sixth").await;
         let payload = join_of(&[everything()], Some(&token(bob)));
         let mut client = door.open().await.counting_from(reference);
