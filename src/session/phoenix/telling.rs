@@ -54,7 +54,7 @@ impl Phoenix<'_> {
             match &channel.subscription {
                 Subscription::Finding { begins_after } => is_held |= delivery.position.batch > *begins_after,
                 Subscription::Live(place) if delivery.position.batch > place.begins_after => {
-                    numbers.push(*number)
+                    numbers.push(*number);
                 }
                 _ => {}
             }

@@ -178,14 +178,13 @@ impl<'a> Writing<'a> {
         let mut takes = takes.to_vec();
         takes.sort_unstable_by_key(|(channel, _)| *channel);
         for (channel, taker) in takes {
-            match notes.binary_search_by_key(&channel, |(noted, _)| *noted) {
+            if let Ok(index) = notes.binary_search_by_key(&channel, |(noted, _)| *noted) {
                 // It was taken while it was live, and goes in the same batch.
-                Ok(index) => writing.taken_by[index] = Some(taker.0),
-                Err(_) => {
-                    writing.taken_sessions.push(channel.session.0);
-                    writing.taken_numbers.push(integer(channel.number.0));
-                    writing.takers.push(taker.0);
-                }
+                writing.taken_by[index] = Some(taker.0);
+            } else {
+                writing.taken_sessions.push(channel.session.0);
+                writing.taken_numbers.push(integer(channel.number.0));
+                writing.takers.push(taker.0);
             }
         }
         writing

@@ -180,34 +180,29 @@ async fn frames_that_break_the_protocol_beneath_end_the_connection_with_a_code()
     assert_eq!(client.contents(INBOX, 1).await, ["hello"]);
 }
 
+/// A broadcast in a binary frame of the client's: the lengths of its parts, the encoding, and the parts.
+fn binary(lengths: [u8; 5], encoding: u8, rest: &[u8]) -> Vec<u8> {
+    [&[3], &lengths[..], &[encoding], rest].concat()
+}
+
 #[tokio::test]
-async fn binary_frames_of_any_shape_are_broadcasts_or_mistakes() {
+async fn binary_frames_that_are_no_broadcasts_are_mistakes() {
     let scene = Scene::<2>::new().await;
     let [_, bob] = scene.people;
     let topic = format!("realtime:of {bob}");
     let door = Door::new(scene.gateway.address());
-    let mut listener = door.open().await;
-    listener.join_live(&topic, &inbox_of(bob)).await;
-    let frame =
-        |lengths: [u8; 5], encoding: u8, rest: &[u8]| [&[3], &lengths[..], &[encoding], rest].concat();
     let length = u8::try_from(topic.len()).unwrap();
+    let pushed_by_the_gateway = [&[4], &binary([0, 0, length, 1, 0], 1, topic.as_bytes())[1..]].concat();
+    let no_json = [topic.as_bytes(), b"e{not json"].concat();
     let wrong = [
         vec![],
         vec![3],
         vec![3; 7],
-        frame([255; 5], 1, b"x"),
-        frame([0, 0, length, 1, 200], 1, topic.as_bytes()),
-        [
-            vec![4],
-            frame([0, 0, length, 1, 0], 1, topic.as_bytes())[1..].to_vec(),
-        ]
-        .concat(),
-        frame([0, 0, 1, 1, 0], 0, &[0xff, b'e']),
-        frame(
-            [0, 0, length, 1, 0],
-            1,
-            &[topic.as_bytes(), b"e{not json"].concat(),
-        ),
+        binary([255; 5], 1, b"x"),
+        binary([0, 0, length, 1, 200], 1, topic.as_bytes()),
+        pushed_by_the_gateway,
+        binary([0, 0, 1, 1, 0], 0, &[0xff, b'e']),
+        binary([0, 0, length, 1, 0], 1, &no_json),
         vec![0; 1000],
     ];
     for bytes in &wrong {
@@ -220,38 +215,39 @@ async fn binary_frames_of_any_shape_are_broadcasts_or_mistakes() {
         client.send(opcode::BINARY, bytes).await;
         assert_eq!(client.closed().await.0, 4010, "{bytes:?}");
     }
-    // Version 1.0.0 has none at all.
-    let good = frame(
-        [0, 0, length, 1, 2],
-        0,
-        &[topic.as_bytes(), b"e{}", &[0, 255, 7]].concat(),
-    );
+}
+
+#[tokio::test]
+async fn binary_frames_are_broadcasts_in_version_2_and_mistakes_in_version_1() {
+    let scene = Scene::<2>::new().await;
+    let [_, bob] = scene.people;
+    let topic = format!("realtime:of {bob}");
+    let door = Door::new(scene.gateway.address());
+    let mut listener = door.open().await;
+    listener.join_live(&topic, &inbox_of(bob)).await;
+    let length = u8::try_from(topic.len()).unwrap();
+    let bytes = [topic.as_bytes(), b"e{}", &[0, 255, 7]].concat();
+    let bytes = binary([0, 0, length, 1, 2], 0, &bytes);
     let mut client = door.clone().version(Version::Objects).open().await;
     for _ in 0..10 {
-        client.send(opcode::BINARY, &good).await;
+        client.send(opcode::BINARY, &bytes).await;
     }
     assert_eq!(client.closed().await.0, 4010);
     assert!(listener.rest("broadcast").await.is_empty());
-    // The good ones, as bytes and as JSON.
     let mut client = door.open().await;
     client.join_live(&topic, &inbox_of(bob)).await;
-    client.send(opcode::BINARY, &good).await;
-    let json = frame(
-        [1, 1, length, 1, 0],
-        1,
-        &[b"19", topic.as_bytes(), br#"e{"a":1}"#].concat(),
-    );
-    client.send(opcode::BINARY, &json).await;
-    let said = listener.next(&topic, "broadcast").await;
-    assert_eq!(
-        said.payload,
-        json!({"type": "broadcast", "event": "e", "payload": [0, 255, 7]})
-    );
-    let said = listener.next(&topic, "broadcast").await;
-    assert_eq!(
-        said.payload,
-        json!({"type": "broadcast", "event": "e", "payload": {"a": 1}})
-    );
+    client.send(opcode::BINARY, &bytes).await;
+    let json = [b"19", topic.as_bytes(), br#"e{"a":1}"#].concat();
+    client
+        .send(opcode::BINARY, &binary([1, 1, length, 1, 0], 1, &json))
+        .await;
+    for payload in [json!([0, 255, 7]), json!({"a": 1})] {
+        let said = listener.next(&topic, "broadcast").await;
+        assert_eq!(
+            said.payload,
+            json!({"type": "broadcast", "event": "e", "payload": payload})
+        );
+    }
     assert!(
         client.rest("broadcast").await.is_empty(),
         "the sender hears its own only if it asked for that"
@@ -361,7 +357,7 @@ async fn whatever_frames_come_a_session_answers_or_ends_with_a_code_and_tells_no
     let payloads = vec![
         json!({}),
         inbox_of(bob),
-        join_of(&[everything.clone()], Some(&token(bob))),
+        join_of(std::slice::from_ref(&everything), Some(&token(bob))),
         join_of(
             &[
                 everything.clone(),

@@ -316,11 +316,11 @@ pub(crate) fn encode(opcode: u8, payload: &[u8]) -> Vec<u8> {
     match payload.len() {
         length @ 0..126 => frame.push(0x80 | u8::try_from(length).unwrap()),
         length @ 126..0x1_0000 => {
-            frame.push(0x80 | 126);
+            frame.push(0x80 | 0x7e);
             frame.extend(u16::try_from(length).unwrap().to_be_bytes());
         }
         length => {
-            frame.push(0x80 | 127);
+            frame.push(0x80 | 0x7f);
             frame.extend((length as u64).to_be_bytes());
         }
     }
@@ -618,14 +618,11 @@ impl Reader {
                 let _gone = self.came.send(Came::Ended).await;
                 return;
             };
-            match self.take(opcode, &payload, has_closed).await {
-                Some(came) => {
-                    let is_over = matches!(came, Came::Closed(_));
-                    if self.came.send(came).await.is_err() || is_over {
-                        return;
-                    }
+            if let Some(came) = self.take(opcode, &payload, has_closed).await {
+                let is_over = matches!(came, Came::Closed(_));
+                if self.came.send(came).await.is_err() || is_over {
+                    return;
                 }
-                None => {}
             }
         }
     }
