@@ -120,6 +120,59 @@ async fn the_answer_always_has_bindings_and_comes_before_anything_else() {
     client.live(INBOX).await;
 }
 
+/// Clients in other languages write booleans as texts and keys as numbers, and newer ones say what nobody here knows.
+#[tokio::test]
+async fn options_of_every_spelling_are_understood_and_unknown_ones_are_passed_over() {
+    let (scene, door) = stage().await;
+    let [_, bob, _] = scene.people;
+    let topic = format!("realtime:of {bob}");
+    for version in Version::BOTH {
+        let door = door.clone().version(version);
+        for (spelling, is_set) in [
+            (json!(true), true),
+            (json!("true"), true),
+            (json!("True"), true),
+            (json!(false), false),
+            (json!("False"), false),
+            (json!(null), false),
+            (json!({"a": 1}), false),
+        ] {
+            let mut client = door.open().await;
+            let payload = json!({
+                "config": {
+                    "broadcast": {"self": spelling, "ack": spelling, "later": 1},
+                    "presence": {"key": 7, "enabled": spelling, "later": {}},
+                    "private": spelling,
+                    "later": [],
+                },
+                "version": "realtime-js/2.119.1",
+                "access_token": token(bob),
+            });
+            let joined = client.push_join(&topic, &payload).await;
+            let reply = client.reply(&joined).await;
+            assert_eq!(reply.response("ok"), &json!({"postgres_changes": []}));
+            let said = json!({"type": "broadcast", "event": "e", "payload": {}});
+            let pushed = client.push(Some(&joined), &topic, "broadcast", &said).await;
+            if is_set {
+                client.reply(&pushed).await.response("ok");
+                assert_eq!(client.next(&topic, "broadcast").await.payload, said);
+            }
+            assert!(client.rest("broadcast").await.is_empty(), "{spelling}");
+            assert!(client.rest("phx_reply").await.is_empty(), "{spelling}");
+            let present = json!({"type": "presence", "event": "track", "payload": {}});
+            let pushed = client.push(Some(&joined), &topic, "presence", &present).await;
+            client.reply(&pushed).await.response("ok");
+            // Who asked not to hear of others is told the state once there is one of its own.
+            let state = client.rest("presence_state").await;
+            let diff = client.rest("presence_diff").await;
+            let of_state = state.iter().map(|said| &said.payload);
+            let of_diff = diff.iter().map(|said| &said.payload["joins"]);
+            let mut told = of_state.chain(of_diff);
+            assert!(told.any(|told| told.get("7").is_some()), "{spelling}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_joined_is_refused_with_a_reason_and_the_socket_goes_on() {
     let (scene, door) = stage().await;
