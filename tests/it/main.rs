@@ -28,7 +28,6 @@ mod migrate;
 mod network;
 mod parking;
 mod phoenix;
-mod phoenix_review;
 mod plans;
 mod postgres_tls;
 mod process;

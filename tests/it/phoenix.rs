@@ -1,5 +1,6 @@
 //! Phoenix channels frame by frame: what the real clients cannot be made to say or do, and what they do not show.
 
+mod bounds;
 mod door;
 mod garbage;
 mod joins;
@@ -7,8 +8,6 @@ mod returning;
 mod silence;
 mod storms;
 mod tokens;
-
-use std::time::Duration;
 
 use herald::{protocol::snapshot::Transaction, types::UserId};
 use serde_json::{Value, json};
@@ -24,6 +23,9 @@ use crate::support::{
 
 /// The topic of most channels here.
 const INBOX: &str = "realtime:inbox";
+
+/// No channel is given a place until the transaction has ended: where channels stood cannot be read.
+const NO_PLACES: &str = "begin; lock table herald.channel in access exclusive mode";
 
 /// Changes of one kind, with a filter.
 fn binding(event: &str, filter: &str) -> Value {
@@ -133,6 +135,3 @@ fn contents(said: &[Said]) -> Vec<String> {
     let changes = said.iter().filter(|said| said.event == "postgres_changes");
     changes.map(Said::content).collect()
 }
-
-/// A heartbeat that makes a test of silence short.
-const QUICK_HEARTBEAT: Duration = Duration::from_millis(200);

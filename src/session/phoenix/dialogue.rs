@@ -156,9 +156,9 @@ impl<'a> Phoenix<'a> {
             while let Some((_, numbers)) = self.fresh()
                 && let Some(position) = self.sessions.hub.position.newest()
             {
-                let seekers = self.seek(numbers, &position);
+                let wanted = self.seek(numbers, &position);
                 // Boxed, because the questions to the database are large, and a session keeps room for them as long as it lives.
-                let placed = place(self.sessions, seekers, position).boxed().await;
+                let placed = place(self.sessions, wanted, position).boxed().await;
                 self.settle(placed);
             }
         };

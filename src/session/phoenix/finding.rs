@@ -12,7 +12,7 @@ use super::{
     channel::{Channel, Place, Subscription},
     dialogue::Phoenix,
     joining::{NOT_BEGUN, TOO_MANY_SESSIONS},
-    placing::{Missed, Placed, Seeker, Unplaced, place},
+    placing::{Missed, Placed, Unplaced, place},
     telling::Owed,
 };
 use crate::{
@@ -44,8 +44,8 @@ impl Phoenix<'_> {
                     continue;
                 }
             };
-            let seekers = self.seek(numbers, &position);
-            self.finding = Some(place(self.sessions, seekers, position).boxed());
+            let wanted = self.seek(numbers, &position);
+            self.finding = Some(place(self.sessions, wanted, position).boxed());
         }
     }
 
@@ -67,9 +67,9 @@ impl Phoenix<'_> {
     }
 
     /// Has the places of these channels looked for.
-    pub(super) fn seek(&mut self, numbers: Vec<ChannelNumber>, position: &Position) -> Vec<Seeker> {
+    pub(super) fn seek(&mut self, numbers: Vec<ChannelNumber>, position: &Position) -> Vec<Wanted> {
         let (session, reference) = (self.opening.session, self.reference);
-        let mut seekers = Vec::with_capacity(numbers.len());
+        let mut wanted = Vec::with_capacity(numbers.len());
         for number in numbers {
             let Some(channel) = self.channels.get_mut(&number) else {
                 continue;
@@ -78,12 +78,16 @@ impl Phoenix<'_> {
                 begins_after: position.batch,
             };
             if let Some(person) = &channel.person {
-                let id = ChannelId { session, number };
-                let since = self.awaited.remove(&channel.topic).map(|awaited| awaited.since);
-                seekers.push(Seeker::new(id, person, channel.asked_by.or(reference), since));
+                let awaited = self.awaited.remove(&channel.topic);
+                wanted.push(Wanted {
+                    channel: ChannelId { session, number },
+                    key: Arc::clone(&person.key),
+                    reference: channel.asked_by.or(reference),
+                    joined_at: awaited.map(|awaited| awaited.since),
+                });
             }
         }
-        seekers
+        wanted
     }
 
     pub(super) fn poll_finding(&mut self, context: &mut Context<'_>) {
@@ -162,11 +166,7 @@ impl Phoenix<'_> {
     }
 
     fn fail_placing(&mut self, wanted: Wanted, unplaced: Unplaced) {
-        let Unplaced {
-            error,
-            parked,
-            joined_at,
-        } = unplaced;
+        let Unplaced { error, parked } = unplaced;
         tracing::warn!(%error, "a channel could not be attached; its client is asked to join again");
         let number = wanted.channel.number;
         let topic = self.channels.get(&number).map(|channel| channel.topic.clone());
@@ -179,7 +179,7 @@ impl Phoenix<'_> {
             let parking = &self.sessions.parking;
             parking.park(wanted.channel, wanted.key, from, wanted.reference);
         }
-        if let (Some(topic), Some(since)) = (topic, joined_at) {
+        if let (Some(topic), Some(since)) = (topic, wanted.joined_at) {
             self.note_since(&topic, since);
         }
     }

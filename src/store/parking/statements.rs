@@ -254,7 +254,7 @@ impl<'a> Writing<'a> {
 ///
 /// A person who signs in anew may be known by another device from then on, by which the channel is looked for when it comes back.
 /// A channel that is taken while it is live stays taken when it goes: its client has most likely come back already, before its
-/// old connection was found to be dead.
+/// old connection was found to be dead. The same holds if both is learned in one batch.
 const WRITE: &str = "with note as materialized ( \
        select * from rows from (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), \
            pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), \
@@ -287,6 +287,14 @@ pub(super) struct Found {
     pub(super) channels: Vec<ChannelId>,
     /// What they have to offer.
     pub(super) candidates: Vec<Candidate>,
+}
+
+impl Found {
+    /// Adds a candidate behind those that are known.
+    pub(super) fn add(&mut self, channel: ChannelId, candidate: Candidate) {
+        self.channels.push(channel);
+        self.candidates.push(candidate);
+    }
 }
 
 /// The different keys that a batch asks for.

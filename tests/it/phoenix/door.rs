@@ -55,6 +55,17 @@ async fn without_a_version_objects_are_spoken() {
     client.settled().await;
 }
 
+/// As pages have them in their settings, without any meaning here.
+#[tokio::test]
+async fn parameters_that_nobody_knows_are_passed_over() {
+    let scene = Scene::<1>::new().await;
+    let [bob] = scene.people;
+    let door = Door::new(scene.gateway.address())
+        .parameter("eventsPerSecond", Some("10"))
+        .parameter("log_level", Some("info"));
+    inbox(&door, bob).await.settled().await;
+}
+
 #[tokio::test]
 async fn whoever_is_not_let_in_is_told_why_as_json() {
     let scene = Scene::<1>::with(|config: &mut AppConfig| {

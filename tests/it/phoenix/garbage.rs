@@ -180,31 +180,35 @@ async fn frames_that_break_the_protocol_beneath_end_the_connection_with_a_code()
     assert_eq!(client.contents(INBOX, 1).await, ["hello"]);
 }
 
-/// A broadcast in a binary frame of the client's: the lengths of its parts, the encoding, and the parts.
+/// A broadcast as clients of version 2.0.0 write it: `03`, the lengths of join reference, reference, topic, event and metadata,
+/// the encoding, and then these.
 fn binary(lengths: [u8; 5], encoding: u8, rest: &[u8]) -> Vec<u8> {
     [&[3], &lengths[..], &[encoding], rest].concat()
 }
 
 #[tokio::test]
 async fn binary_frames_that_are_no_broadcasts_are_mistakes() {
-    let scene = Scene::<2>::new().await;
-    let [_, bob] = scene.people;
+    let scene = Scene::<1>::new().await;
+    let [bob] = scene.people;
     let topic = format!("realtime:of {bob}");
-    let door = Door::new(scene.gateway.address());
     let length = u8::try_from(topic.len()).unwrap();
-    let pushed_by_the_gateway = [&[4], &binary([0, 0, length, 1, 0], 1, topic.as_bytes())[1..]].concat();
-    let no_json = [topic.as_bytes(), b"e{not json"].concat();
+    let topic_bytes = topic.as_bytes();
+    let mut of_another_kind = binary([0, 0, length, 1, 0], 1, topic_bytes);
+    of_another_kind[0] = 4;
     let wrong = [
         vec![],
         vec![3],
         vec![3; 7],
         binary([255; 5], 1, b"x"),
-        binary([0, 0, length, 1, 200], 1, topic.as_bytes()),
-        pushed_by_the_gateway,
+        binary([0, 0, length, 1, 200], 1, topic_bytes),
+        of_another_kind,
         binary([0, 0, 1, 1, 0], 0, &[0xff, b'e']),
-        binary([0, 0, length, 1, 0], 1, &no_json),
+        binary([0, 0, length, 1, 0], 1, &[topic_bytes, b"e{not json"].concat()),
         vec![0; 1000],
     ];
+    let door = Door::new(scene.gateway.address());
+    let mut listener = door.open().await;
+    listener.join_live(&topic, &inbox_of(bob)).await;
     for bytes in &wrong {
         let mut client = door.open().await;
         client.join_live(&topic, &inbox_of(bob)).await;
@@ -215,33 +219,34 @@ async fn binary_frames_that_are_no_broadcasts_are_mistakes() {
         client.send(opcode::BINARY, bytes).await;
         assert_eq!(client.closed().await.0, 4010, "{bytes:?}");
     }
-}
-
-#[tokio::test]
-async fn binary_frames_are_broadcasts_in_version_2_and_mistakes_in_version_1() {
-    let scene = Scene::<2>::new().await;
-    let [_, bob] = scene.people;
-    let topic = format!("realtime:of {bob}");
-    let door = Door::new(scene.gateway.address());
-    let mut listener = door.open().await;
-    listener.join_live(&topic, &inbox_of(bob)).await;
-    let length = u8::try_from(topic.len()).unwrap();
-    let bytes = [topic.as_bytes(), b"e{}", &[0, 255, 7]].concat();
-    let bytes = binary([0, 0, length, 1, 2], 0, &bytes);
-    let mut client = door.clone().version(Version::Objects).open().await;
+    // Version 1.0.0 has none at all.
+    let good = binary([0, 0, length, 1, 2], 0, &[topic_bytes, b"e{}", &[7]].concat());
+    let mut client = door.version(Version::Objects).open().await;
     for _ in 0..10 {
-        client.send(opcode::BINARY, &bytes).await;
+        client.send(opcode::BINARY, &good).await;
     }
     assert_eq!(client.closed().await.0, 4010);
     assert!(listener.rest("broadcast").await.is_empty());
+}
+
+#[tokio::test]
+async fn binary_broadcasts_are_passed_on_as_bytes_or_as_json_to_everybody_else() {
+    let scene = Scene::<1>::new().await;
+    let [bob] = scene.people;
+    let topic = format!("realtime:of {bob}");
+    let length = u8::try_from(topic.len()).unwrap();
+    let door = Door::new(scene.gateway.address());
+    let mut listener = door.open().await;
+    listener.join_live(&topic, &inbox_of(bob)).await;
     let mut client = door.open().await;
     client.join_live(&topic, &inbox_of(bob)).await;
-    client.send(opcode::BINARY, &bytes).await;
+    let bytes = [topic.as_bytes(), b"e{}", &[0, 255, 7]].concat();
     let json = [b"19", topic.as_bytes(), br#"e{"a":1}"#].concat();
-    client
-        .send(opcode::BINARY, &binary([1, 1, length, 1, 0], 1, &json))
-        .await;
-    for payload in [json!([0, 255, 7]), json!({"a": 1})] {
+    for (frame, payload) in [
+        (binary([0, 0, length, 1, 2], 0, &bytes), json!([0, 255, 7])),
+        (binary([1, 1, length, 1, 0], 1, &json), json!({"a": 1})),
+    ] {
+        client.send(opcode::BINARY, &frame).await;
         let said = listener.next(&topic, "broadcast").await;
         assert_eq!(
             said.payload,

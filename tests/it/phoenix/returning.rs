@@ -7,8 +7,8 @@ use herald::app::AppConfig;
 use serde_json::{Value, json};
 
 use super::{
-    Door, INBOX, Phoenix, acknowledged, again, contents, handed_over, hears_nothing, inbox, inbox_of,
-    join_of, nobody_is_left, received_by, write,
+    Door, INBOX, NO_PLACES, Phoenix, acknowledged, again, contents, handed_over, hears_nothing, inbox,
+    inbox_of, join_of, nobody_is_left, received_by, write,
 };
 use crate::support::{
     gateway::{Gateway, config, metric_in},
@@ -480,29 +480,54 @@ async fn a_join_that_fails_for_the_database_takes_nothing_away_from_the_next() {
     nobody_is_left(&scene.gateway).await;
     scene.write(alice, bob, "missed").await;
     handed_over(&scene.application, &scene.gateway).await;
-    let lock = scene.database.connect().await;
-    lock.batch_execute("begin; lock table herald.log").await.unwrap();
-    let mut client = door.open().await.counting_from(reference);
-    // One channel of somebody who came late, too.
-    let late = client
-        .push_join(
-            "realtime:late",
-            &join_of(&[received_by(bob)], Some("sb_publishable_x")),
-        )
+    scene
+        .execute("alter function herald.epoch() rename to epoch_away")
         .await;
-    client.reply(&late).await.response("ok");
-    let joined = client.push_join(INBOX, &inbox_of(bob)).await;
-    client.reply(&joined).await.response("ok");
-    let system = client.next(INBOX, "system").await;
-    assert_eq!(system.payload["status"], "error", "{}", system.text);
-    client.next(INBOX, "phx_error").await;
-    lock.batch_execute("rollback").await.unwrap();
+    let mut client = door.open().await.counting_from(reference);
+    for _ in 0..2 {
+        client.join(INBOX, &inbox_of(bob)).await.response("ok");
+        let system = client.next(INBOX, "system").await;
+        assert_eq!(system.payload["status"], "error", "{}", system.text);
+        client.next(INBOX, "phx_error").await;
+    }
+    scene
+        .execute("alter function herald.epoch_away() rename to epoch")
+        .await;
     client.join_live(INBOX, &inbox_of(bob)).await;
     assert_eq!(client.contents(INBOX, 1).await, ["missed"]);
     hears_nothing(&scene, &mut client).await;
 }
 
-/// What was read of a gateway's metrics in another process.
+/// It has been told that it has joined, and so misses nothing from there on, although nobody could say where it had stood.
+#[tokio::test]
+async fn a_channel_whose_connection_breaks_while_it_waits_for_its_place_is_told_what_came_meanwhile() {
+    let (scene, door) = stage().await;
+    let [alice, bob, _] = scene.people;
+    let lock = scene.database.connect().await;
+    lock.batch_execute(NO_PLACES).await.unwrap();
+    let mut client = door.open().await;
+    let topics = ["realtime:one", "realtime:other"];
+    for topic in topics {
+        client.join(topic, &inbox_of(bob)).await.response("ok");
+    }
+    let reference = client.reference;
+    drop(client);
+    wait_until("the session has left", || scene.gateway.metric("users") == 0.0).await;
+    scene.write(alice, bob, "meanwhile").await;
+    handed_over(&scene.application, &scene.gateway).await;
+    lock.batch_execute("rollback").await.unwrap();
+    wait_until("both channels are parked", || {
+        scene.gateway.metric("parked_total") == 2.0
+    })
+    .await;
+    let mut client = door.open().await.counting_from(reference);
+    for topic in topics {
+        client.join_live(topic, &inbox_of(bob)).await;
+        assert_eq!(client.contents(topic, 1).await, ["meanwhile"]);
+    }
+    hears_nothing(&scene, &mut client).await;
+}
+
 #[tokio::test]
 async fn what_arrived_is_counted_once() {
     let (scene, door) = stage().await;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::{
-    Door, INBOX, QUICK_HEARTBEAT, again, handed_over, hears_nothing, inbox, inbox_of, nobody_is_left,
-};
-use crate::support::{scene::Scene, wait_until};
+use super::{Door, INBOX, again, contents, handed_over, hears_nothing, inbox, inbox_of, nobody_is_left};
+use crate::support::{blackhole::Blackhole, phoenix::Version, scene::Scene, wait_until};
+
+/// A heartbeat that makes a test of silence short.
+const QUICK_HEARTBEAT: Duration = Duration::from_millis(200);
 
 /// How many sessions the gateway has, those that say goodbye not counted.
 fn sessions<const PEOPLE: usize>(scene: &Scene<PEOPLE>) -> f64 {
@@ -54,6 +55,71 @@ async fn who_comes_back_while_the_old_connection_is_not_known_to_be_dead_misses_
         assert_eq!(client.contents(INBOX, 1).await, [content]);
         hears_nothing(&scene, &mut client).await;
     }
+}
+
+/// The network takes everything and carries nothing, and tells neither side. Until the gateway notices, which takes about a minute,
+/// the old connection counts as live, and its client comes back by a new one.
+#[tokio::test]
+async fn who_vanishes_without_a_word_and_comes_back_on_another_connection_misses_nothing() {
+    let scene = Scene::<2>::new().await;
+    let [alice, bob] = scene.people;
+    let network = Blackhole::before(scene.gateway.address()).await;
+    for (version, device) in Version::BOTH.into_iter().zip(["one", "other"]) {
+        let door = Door::new(network.address).version(version).device(device);
+        let mut client = inbox(&door, bob).await;
+        for round in 0..3 {
+            scene.write(alice, bob, "before").await;
+            assert_eq!(client.contents(INBOX, 1).await, ["before"]);
+            client.settled().await;
+            network.lose();
+            for content in ["one", "two"] {
+                scene.write(alice, bob, content).await;
+            }
+            // Into the dark.
+            handed_over(&scene.application, &scene.gateway).await;
+            let reference = client.reference;
+            drop(client);
+            client = again(&door, bob, reference).await;
+            scene.write(alice, bob, "after").await;
+            assert_eq!(
+                client.contents(INBOX, 3).await,
+                ["one", "two", "after"],
+                "{round}"
+            );
+            hears_nothing(&scene, &mut client).await;
+        }
+        client.close().await;
+    }
+    // The dead ones are still there, and nobody has ended them.
+    assert!(sessions(&scene) >= 6.0);
+}
+
+/// As before, but the connection is lost before it is known that the client knows its channel to be live. What comes in the moment
+/// between the two may arrive on either connection.
+#[tokio::test]
+async fn who_vanishes_during_a_join_misses_nothing_from_the_answer_on() {
+    let scene = Scene::<2>::new().await;
+    let [alice, bob] = scene.people;
+    let network = Blackhole::before(scene.gateway.address()).await;
+    let door = Door::new(network.address);
+    let mut reference = 0;
+    let mut heard = Vec::new();
+    for round in 0..5 {
+        let mut client = door.open().await.counting_from(reference);
+        let joined = client.push_join(INBOX, &inbox_of(bob)).await;
+        client.reply(&joined).await.response("ok");
+        network.lose();
+        scene.write(alice, bob, &round.to_string()).await;
+        handed_over(&scene.application, &scene.gateway).await;
+        reference = client.reference;
+        heard.extend(contents(&client.reset().await));
+    }
+    let mut client = again(&door, bob, reference).await;
+    handed_over(&scene.application, &scene.gateway).await;
+    heard.extend(contents(&client.rest("postgres_changes").await));
+    heard.sort();
+    heard.dedup();
+    assert_eq!(heard, ["0", "1", "2", "3", "4"]);
 }
 
 /// The gateway finds a connection dead, and is still waiting for the answer to its goodbye.

@@ -316,11 +316,11 @@ pub(crate) fn encode(opcode: u8, payload: &[u8]) -> Vec<u8> {
     match payload.len() {
         length @ 0..126 => frame.push(0x80 | u8::try_from(length).unwrap()),
         length @ 126..0x1_0000 => {
-            frame.push(0x80 | 0x7e);
+            frame.push(0xfe);
             frame.extend(u16::try_from(length).unwrap().to_be_bytes());
         }
         length => {
-            frame.push(0x80 | 0x7f);
+            frame.push(0xff);
             frame.extend((length as u64).to_be_bytes());
         }
     }
