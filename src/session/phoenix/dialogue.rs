@@ -212,6 +212,16 @@ impl<'a> Phoenix<'a> {
         }
     }
 
+    /// Gives back the room that what was told has taken: there are many sessions, and most of them are idle.
+    fn give_back(&mut self) {
+        self.owed = VecDeque::new();
+        self.outgoing.give_back();
+        self.acknowledgements.give_back();
+        if self.awaited.is_empty() {
+            self.awaited = HashMap::new();
+        }
+    }
+
     /// Where a channel stands that goes, if it heard anything that could be missed.
     pub(super) fn position(&self, channel: &Channel) -> Option<Cursor> {
         channel.position(&self.acknowledgements)
@@ -373,6 +383,7 @@ impl Dialogue for Phoenix<'_> {
                     }
                     if self.acknowledgements.is_clear() {
                         self.standing.idle();
+                        self.give_back();
                     }
                     return Ok(None);
                 }

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::{Door, INBOX, NO_PLACES, binding, handed_over, hears_nothing, inbox_of, join_of};
-use crate::support::{gateway::token, scene::Scene};
+use super::{Door, INBOX, NO_PLACES, binding, handed_over, hears_nothing, inbox, inbox_of, join_of};
+use crate::support::{gateway::token, scene::Scene, wait_until};
 
 /// As many channels as Supabase allows on a connection.
 const CHANNELS_MAX: usize = 100;
@@ -93,4 +93,26 @@ async fn what_many_channels_wait_for_is_held_once() {
     }
     hears_nothing(&scene, &mut client).await;
     assert_eq!(scene.gateway.metric("outbox_overflows_total"), 0.0);
+}
+
+/// Clients come back whatever they are told, so that the newest is refused where a native session would push the oldest out.
+#[tokio::test]
+async fn a_join_for_which_its_person_has_no_room_is_refused_and_taken_once_there_is() {
+    let scene = Scene::<1>::with(|config| config.sessions_per_user = 2).await;
+    let [bob] = scene.people;
+    let door = Door::new(scene.gateway.address());
+    let first = inbox(&door, bob).await;
+    let mut second = inbox(&door, bob).await;
+    let mut third = door.open().await;
+    let refused = third.join(INBOX, &inbox_of(bob)).await;
+    let reason = refused.reason();
+    assert!(reason.starts_with("ConnectionRateLimitReached: "), "{reason}");
+    // Another channel of a session that is there needs no more room.
+    second.join_live("realtime:other", &inbox_of(bob)).await;
+    first.close().await;
+    wait_until("there is room", || {
+        scene.gateway.app.hub().registry.sessions() == 1
+    })
+    .await;
+    third.join_live(INBOX, &inbox_of(bob)).await;
 }
