@@ -70,18 +70,6 @@ async fn again(door: &Door, user: UserId, reference: u64) -> Phoenix {
     client
 }
 
-/// Writes a message as the application does, without a scene, whose gateway may be away.
-async fn write(application: &Postgres, sender: UserId, receiver: UserId, content: &str) -> Uuid {
-    application
-        .query_one(
-            "insert into public.messages (sender_id, receiver_id, content) values ($1, $2, $3) returning id",
-            &[&sender.0, &receiver.0, &content],
-        )
-        .await
-        .unwrap()
-        .get(0)
-}
-
 /// Waits until everything that was written before has reached the sessions' outboxes. The feed is asked of messages only: the
 /// gateway's own notes move the database on as well, and ring nobody.
 async fn handed_over(application: &Postgres, gateway: &Gateway) {

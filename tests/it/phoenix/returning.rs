@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 
 use super::{
     Door, INBOX, NO_PLACES, Phoenix, acknowledged, again, contents, handed_over, hears_nothing, inbox,
-    inbox_of, join_of, nobody_is_left, received_by, write,
+    inbox_of, join_of, nobody_is_left, received_by,
 };
 use crate::support::{
     gateway::{Gateway, config, metric_in},
     http,
     phoenix::{Came, Version},
     process::Process,
-    scene::Scene,
+    scene::{Scene, write},
     supabase::signed,
     wait_until,
 };

@@ -10,12 +10,12 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{Door, handed_over, join_of, write};
+use super::{Door, handed_over, join_of};
 use crate::support::{
     database::AT_MOST,
     gateway::token,
     phoenix::{Phoenix, Said, Version},
-    scene::Scene,
+    scene::{Scene, write},
     writers,
 };
 

@@ -3,12 +3,10 @@
 use herald::types::UserId;
 use serde_json::json;
 
-use super::{
-    Package, changes, client_by, inbox, messages_of, stage, with_every_package, with_every_version, write,
-};
+use super::{Package, changes, client_by, inbox, messages_of, stage, with_every_package, with_every_version};
 use crate::support::{
     gateway::{Gateway, config, token},
-    scene::Scene,
+    scene::{Scene, write},
     supabase::{Client, Driver, MIDDLE, NEWEST, OLDEST, Settings},
     wait_until,
     wire::Wire,
