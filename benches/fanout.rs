@@ -83,7 +83,7 @@ struct Scene {
 impl Scene {
     /// `users` users with `sessions` sessions each.
     fn new(runtime: &Runtime, users: u32, sessions: usize) -> Self {
-        let hub = Arc::new(Hub::new(sessions));
+        let hub = Arc::new(Hub::new(sessions, Arc::new(Metrics::new())));
         let scene = Self {
             fanout: Fanout::new(Arc::clone(&hub), Arc::new(Metrics::new())),
             hub,

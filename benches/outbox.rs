@@ -66,8 +66,7 @@ fn delivery() -> Arc<Delivery> {
     builder.push(&event(1, user(1), user(2), 50), user(1));
     Arc::new(Delivery {
         user: herald::types::UserId(uuid::Uuid::nil()),
-        batch: position.batch,
-        snapshot: position.snapshot,
+        position: Arc::new(position),
         frame: builder.finish(None),
         committed: Instant::now(),
         changes: herald::protocol::phoenix::change::Changes::default(),

@@ -16,6 +16,9 @@
 
 create unlogged sequence if not exists herald.life;
 
+-- setval changes the sequence's row where it stands, so that whoever reads it in that moment may see the new is_called beside the old
+-- last_value, which is 1. No life has that number: transaction numbers begin at 3.
+
 -- Only one of those who find the sequence reset may give the number: a second one, given a moment later, would be
 -- another. The lock belongs to the session and not to the transaction, so that it is held for microseconds and nobody
 -- waits for the end of somebody's transaction. Its key is "Herald" in ASCII and the number two.
@@ -26,13 +29,13 @@ as $herald$
 declare
   known bigint;
 begin
-  select last_value into known from herald.life where is_called;
+  select last_value into known from herald.life where is_called and last_value > 1;
   if found then
     return known;
   end if;
   perform pg_advisory_lock(5216701506134474754);
   begin
-    select last_value into known from herald.life where is_called;
+    select last_value into known from herald.life where is_called and last_value > 1;
     if not found then
       known := setval('herald.life', pg_snapshot_xmin(pg_current_snapshot())::text::bigint);
     end if;

@@ -105,8 +105,7 @@ impl Fanout {
         }
         let delivery = Delivery {
             user,
-            batch: outgoing.position.batch,
-            snapshot: Arc::clone(&outgoing.position.snapshot),
+            position: Arc::clone(&outgoing.position),
             frame,
             committed,
             changes: Changes::default(),
@@ -170,7 +169,7 @@ mod tests {
 
     /// Two sessions of user 1, one of user 2, nobody else.
     fn scene() -> Scene {
-        let hub = Arc::new(Hub::new(8));
+        let hub = Arc::new(Hub::new(8, Arc::new(Metrics::new())));
         let outboxes: Vec<_> = [1, 1, 2]
             .into_iter()
             .map(|number| {

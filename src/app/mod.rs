@@ -137,7 +137,7 @@ impl App {
         let (tasks, metrics) = (Tasks::new(), Arc::new(Metrics::new()));
         let pool = pool(&config.pool_settings, config.pool_connections, POOL_WAIT)?;
         let verifier = Arc::new(Verifier::start(config.auth.clone(), &tasks).await?);
-        let hub = Arc::new(Hub::with_metrics(config.sessions_per_user, Arc::clone(&metrics)));
+        let hub = Arc::new(Hub::new(config.sessions_per_user, Arc::clone(&metrics)));
         let feed = FeedStatus::new(Arc::clone(&metrics));
         let draining = CancellationToken::new();
         let (parking, attendant) = parking(

@@ -1,7 +1,8 @@
 //! Where the outside meets the gateway: TCP connections, HTTP, the upgrade to a WebSocket, and Server-Sent Events.
 //!
 //! Invariants:
-//! - Nobody who has not shown a valid token reaches a session.
+//! - Nobody who has not shown a valid token reaches a native session. A session of Phoenix channels needs a key of the application's,
+//!   and hears nothing before it has a person's token.
 //! - Every connection has an id, which is in its span and names its session; every request has an id, which is in its span
 //!   and its answer.
 //! - No token and no query string reaches the log.

@@ -112,7 +112,7 @@ mod tests {
             secret: Some(Secret::new("a secret that is long enough for HS256").unwrap()),
             ..AuthConfig::default()
         };
-        let hub = Arc::new(Hub::new(1));
+        let hub = Arc::new(Hub::new(1, Arc::new(Metrics::new())));
         hub.position.publish(Arc::new(Position {
             epoch: Epoch::new("e").unwrap(),
             batch: BatchNumber(1),

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::topics::TopicMessage;
+use super::{position::Position, topics::TopicMessage};
 use crate::{
-    protocol::{phoenix::change::Changes, server_frame::EventsFrame, snapshot::Snapshot},
-    types::{BatchNumber, ChannelNumber, UserId},
+    protocol::{phoenix::change::Changes, server_frame::EventsFrame},
+    types::{ChannelNumber, UserId},
 };
 
 /// What an outbox holds.
@@ -45,10 +45,8 @@ impl Parcel {
 pub struct Delivery {
     /// The person whose point of view it is.
     pub user: UserId,
-    /// The batch that the events belong to.
-    pub batch: BatchNumber,
-    /// What the feed sees after this batch.
-    pub snapshot: Arc<Snapshot>,
+    /// Where the feed is after the batch that the events belong to.
+    pub position: Arc<Position>,
     /// The events, encoded.
     pub frame: EventsFrame,
     /// When the oldest of the events was committed, by this machine's clock.

@@ -44,14 +44,9 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Nobody is here, and the feed has not begun. A user may have `sessions_per_user` sessions.
-    /// What happens on its topics is counted, but nowhere to be seen.
-    pub fn new(sessions_per_user: usize) -> Self {
-        Self::with_metrics(sessions_per_user, Arc::new(Metrics::new()))
-    }
-
-    /// The same, with its topics counted in these metrics.
-    pub fn with_metrics(sessions_per_user: usize, metrics: Arc<Metrics>) -> Self {
+    /// Nobody is here, and the feed has not begun. A user may have `sessions_per_user` sessions. What happens on its topics is
+    /// counted in these metrics.
+    pub fn new(sessions_per_user: usize, metrics: Arc<Metrics>) -> Self {
         Self {
             registry: Registry::new(sessions_per_user),
             position: position::Published::default(),

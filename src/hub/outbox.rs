@@ -82,7 +82,9 @@ impl Outbox {
                 return Push::Closed;
             }
             if let Parcel::Events(delivery) = &parcel
-                && state.begins_after.is_some_and(|last| delivery.batch <= last)
+                && state
+                    .begins_after
+                    .is_some_and(|last| delivery.position.batch <= last)
             {
                 return Push::Passed;
             }
@@ -110,7 +112,7 @@ impl Outbox {
         let mut state = self.lock();
         state.begins_after = Some(batch);
         state.queue.retain(|parcel| match parcel {
-            Parcel::Events(delivery) => delivery.batch > batch,
+            Parcel::Events(delivery) => delivery.position.batch > batch,
             Parcel::Topic { .. } => true,
         });
         state.bytes = state.queue.iter().map(Parcel::cost_bytes).sum();
@@ -164,17 +166,25 @@ pub(crate) mod tests {
     use tokio::time::Instant;
     use uuid::Uuid;
 
-    use super::{super::delivery::Delivery, *};
+    use super::{
+        super::{delivery::Delivery, position::Position},
+        *,
+    };
     use crate::{
-        protocol::{phoenix::change::Changes, server_frame::EventsFrameBuilder, snapshot::Snapshot},
+        protocol::{
+            cursor::Epoch, phoenix::change::Changes, server_frame::EventsFrameBuilder, snapshot::Snapshot,
+        },
         types::{BatchNumber, UserId},
     };
 
     pub(crate) fn delivery(batch: u64) -> Arc<Delivery> {
         Arc::new(Delivery {
             user: UserId(Uuid::nil()),
-            batch: BatchNumber(batch),
-            snapshot: Arc::new(Snapshot::new(1, batch + 1, batch + 1, Vec::new()).unwrap()),
+            position: Arc::new(Position {
+                epoch: Epoch::new("e").unwrap(),
+                batch: BatchNumber(batch),
+                snapshot: Arc::new(Snapshot::new(1, batch + 1, batch + 1, Vec::new()).unwrap()),
+            }),
             frame: EventsFrameBuilder::new().finish(None),
             committed: Instant::now(),
             changes: Changes::default(),
@@ -183,7 +193,7 @@ pub(crate) mod tests {
 
     fn batch_of(parcel: &Parcel) -> u64 {
         match parcel {
-            Parcel::Events(delivery) => delivery.batch.0,
+            Parcel::Events(delivery) => delivery.position.batch.0,
             Parcel::Topic { .. } => panic!("nobody said anything"),
         }
     }

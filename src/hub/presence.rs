@@ -27,19 +27,20 @@ pub const PRESENCE_KEY_BYTES_MAX: usize = 255;
 /// The fields that Phoenix adds by itself. A description may not bring them: clients go by them.
 const RESERVED: [&str; 2] = ["phx_ref", "phx_ref_prev"];
 
-/// A tracked presence was not taken, or not let go.
+/// A tracked presence was not taken, or not let go. Supabase's server ends the channel over some of these; here each is an answer,
+/// and the channel stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PresenceError {
     /// The channel is no member of the topic.
     #[error("The channel has not joined this topic")]
     NotJoined,
-    /// The channel tracks and untracks too often. Supabase's server closes the channel then.
+    /// The channel tracks and untracks too often.
     #[error("Client presence rate limit exceeded")]
     TooManyOfChannel,
-    /// The topic's members track too often together. Supabase's server closes the channel then.
+    /// The topic's members track too often together.
     #[error("Too many presence messages per second")]
     TooManyOnTopic,
-    /// The description is longer than [`META_BYTES_MAX`]. Supabase's server closes the channel then.
+    /// The description is longer than [`META_BYTES_MAX`].
     #[error("Track message size exceeded")]
     TooLarge,
     /// The description is no JSON object.
@@ -48,17 +49,6 @@ pub enum PresenceError {
     /// The presence key is longer than [`PRESENCE_KEY_BYTES_MAX`].
     #[error("The presence key is longer than 255 bytes")]
     KeyTooLong,
-}
-
-impl PresenceError {
-    /// Whether Supabase's server ends the channel over it, with the error's sentence in a `system` message. To the others it
-    /// answers with an error, and the channel stays.
-    pub const fn ends_channel(self) -> bool {
-        match self {
-            Self::TooManyOfChannel | Self::TooManyOnTopic | Self::TooLarge => true,
-            Self::NotJoined | Self::NotAnObject | Self::KeyTooLong => false,
-        }
-    }
 }
 
 /// Where the `phx_ref`s come from. A client keeps what it knows over a reconnection and compares refs, perhaps with those of

@@ -20,12 +20,8 @@ use crate::{
     hub::{Delivery, Outbox, Parcel, outbox::Next},
     metrics::ByReason,
     protocol::{
-        client_frame::ClientFrame,
-        close::CloseCode,
-        cursor::{Cursor, Epoch},
-        phoenix::change::Changes,
-        server_frame::EventsFrame,
-        snapshot::Snapshot,
+        client_frame::ClientFrame, close::CloseCode, cursor::Epoch, phoenix::change::Changes,
+        server_frame::EventsFrame, snapshot::Snapshot,
     },
     types::BatchNumber,
 };
@@ -166,19 +162,14 @@ impl<'a> Native<'a> {
 
     /// A delivery as this client is to see it, or nothing if it has seen all of it.
     fn admit(&mut self, delivery: Arc<Delivery>) -> Option<Outbound> {
-        self.reached = delivery.batch;
+        self.reached = delivery.position.batch;
         let Some(seen) = &self.ahead else {
             return Some(Outbound::Live(delivery));
         };
         // No cursor is sent that does not cover what the client has: coming back with it would double events.
-        let covered = delivery.snapshot.covers(seen);
-        let cursor = (covered && delivery.frame.carries_cursor()).then(|| {
-            let cursor = Cursor {
-                epoch: self.epoch.clone(),
-                snapshot: Arc::clone(&delivery.snapshot),
-            };
-            cursor.to_string()
-        });
+        let covered = delivery.position.snapshot.covers(seen);
+        let cursor =
+            (covered && delivery.frame.carries_cursor()).then(|| delivery.position.cursor().to_string());
         let frame = delivery.frame.unseen_by(seen, cursor.as_deref());
         if cursor.is_some() {
             self.ahead = None;
@@ -188,8 +179,7 @@ impl<'a> Native<'a> {
         }
         Some(Outbound::Live(Arc::new(Delivery {
             user: delivery.user,
-            batch: delivery.batch,
-            snapshot: Arc::clone(&delivery.snapshot),
+            position: Arc::clone(&delivery.position),
             frame,
             committed: delivery.committed,
             changes: Changes::default(),

@@ -27,7 +27,7 @@ mod limits;
 mod migrate;
 mod network;
 mod parking;
-mod phoenix_review;
+mod phoenix;
 mod plans;
 mod postgres_tls;
 mod process;

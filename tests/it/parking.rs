@@ -48,8 +48,7 @@ fn cursor(number: u64) -> Cursor {
 fn delivery(number: u64) -> Arc<Delivery> {
     Arc::new(Delivery {
         user: UserId(Uuid::nil()),
-        batch: BatchNumber(number),
-        snapshot: position(number).snapshot,
+        position: Arc::new(position(number)),
         frame: EventsFrameBuilder::new().finish(None),
         committed: Instant::now(),
         changes: Changes::default(),
@@ -75,7 +74,10 @@ impl Run {
     /// Starts; its feed is at position 1.
     fn start(url: &str) -> Self {
         let pool = pool(&Settings::parse(url).unwrap(), 4, Duration::from_secs(2)).unwrap();
-        let (hub, metrics) = (Arc::new(Hub::new(8)), Arc::new(Metrics::new()));
+        let (hub, metrics) = (
+            Arc::new(Hub::new(8, Arc::new(Metrics::new()))),
+            Arc::new(Metrics::new()),
+        );
         let (parking, attendant) = parking(
             pool,
             Arc::clone(&hub),
@@ -146,6 +148,7 @@ fn wanted(channel: ChannelId, key: &Arc<Key>, reference: u64) -> Wanted {
         channel,
         key: Arc::clone(key),
         reference: Some(reference),
+        joined_at: Some(cursor(9)),
     }
 }
 
@@ -243,6 +246,52 @@ async fn a_channel_that_went_is_continued_once_and_told_again_to_whoever_comes_n
         assert_eq!(run.rejoin(&key, 7).await, Some(cursor(8)));
         run.stop().await;
     }
+}
+
+/// Its connection was half-open: it is found dead in the moment in which its client has come back by another one.
+#[tokio::test]
+async fn a_live_channel_that_is_taken_and_goes_at_once_stays_taken() {
+    let database = migrated().await;
+    let run = Run::start(&database.url());
+    let key = anybody();
+    let dead = Session::join(&run, &key);
+    run.written().await;
+    dead.standing.busy();
+    let other = channel();
+    assert_eq!(run.rejoin_as(other, &key, 2).await, Some(cursor(1)));
+    run.parking
+        .park(dead.channel, Arc::clone(&key), cursor(1), Some(1));
+    run.parking.park(other, Arc::clone(&key), cursor(5), Some(3));
+    assert_eq!(run.rejoin(&key, 4).await, Some(cursor(5)));
+    run.stop().await;
+}
+
+/// A client that comes back again before its last connection is known to have ended is continued from where that one was, and
+/// not from all that it ever left.
+#[tokio::test]
+async fn a_channel_stands_where_it_was_told_until_more_is_known_of_it() {
+    let database = migrated().await;
+    let run = Run::start(&database.url());
+    let key = anybody();
+    let sessions = [(); 4].map(|()| {
+        let channel = channel();
+        let outbox = Arc::new(Outbox::new(1 << 20));
+        (channel, run.parking.enter(channel.session, outbox))
+    });
+    let [(first, _), (second, _), (third, _), (fourth, _)] = sessions.each_ref();
+    // It was not here before, and stands where it was joined.
+    assert_eq!(run.rejoin_as(*first, &key, 1).await, None);
+    assert_eq!(run.rejoin_as(*second, &key, 2).await, Some(cursor(9)));
+    run.parking.park(*first, Arc::clone(&key), cursor(9), Some(1));
+    run.parking.park(*second, Arc::clone(&key), cursor(12), Some(3));
+    assert_eq!(run.rejoin_as(*third, &key, 4).await, Some(cursor(12)));
+    assert_eq!(run.rejoin_as(*fourth, &key, 5).await, Some(cursor(12)));
+    // It is known now that the third one had no more, which is not told again.
+    run.parking.park(*third, Arc::clone(&key), cursor(12), Some(4));
+    run.parking.park(*fourth, Arc::clone(&key), cursor(15), Some(6));
+    assert_eq!(run.rejoin(&key, 7).await, Some(cursor(15)));
+    drop(sessions);
+    run.stop().await;
 }
 
 #[tokio::test]

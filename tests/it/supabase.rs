@@ -10,8 +10,6 @@ use std::net::SocketAddr;
 
 use herald::types::UserId;
 use serde_json::{Value, json};
-use tokio_postgres::Client as Postgres;
-use uuid::Uuid;
 
 use crate::support::{
     gateway::token,
@@ -99,18 +97,6 @@ async fn inbox(client: &Client, user: UserId) -> Channel {
     channel.subscribed().await;
     channel.live().await;
     channel
-}
-
-/// Writes a message as the application does, without a scene, whose gateway may be away.
-async fn write(application: &Postgres, sender: UserId, receiver: UserId, content: &str) -> Uuid {
-    application
-        .query_one(
-            "insert into public.messages (sender_id, receiver_id, content) values ($1, $2, $3) returning id",
-            &[&sender.0, &receiver.0, &content],
-        )
-        .await
-        .unwrap()
-        .get(0)
 }
 
 /// A scene, and who drives the clients.

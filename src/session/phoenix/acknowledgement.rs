@@ -135,6 +135,13 @@ impl Acknowledgements {
         !self.is_due && self.unanswered.is_empty()
     }
 
+    /// Gives back the room that pings have taken, if none is unanswered.
+    pub(super) fn give_back(&mut self) {
+        if self.unanswered.is_empty() {
+            self.unanswered = VecDeque::new();
+        }
+    }
+
     /// How far the client surely has everything of a user.
     pub(super) fn acknowledged(&self, user: UserId) -> Option<&Cursor> {
         let found = self.acknowledged.iter().find(|(known, _)| *known == user);

@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::Context,
     time::Duration,
 };
 
@@ -17,25 +17,23 @@ use super::{
     Frame, Opening,
     acknowledgement::Acknowledgements,
     answered_ping,
-    channel::{Channel, Place, Subscription},
-    joining::{Awaited, Judging, Leaving},
+    channel::{Channel, Subscription},
+    joining::Awaited,
+    leaving::Leaving,
     outgoing::{Outgoing, Step},
-    placing::{Missed, MissedFrame, Placed, Seeker, Unplaced, place},
+    placing::{Placed, place},
+    telling::Owed,
+    tokens::Judging,
 };
 use crate::{
-    hub::{Delivery, Outbox, Parcel, Position, outbox::Next},
-    protocol::{
-        close::CloseCode,
-        cursor::Cursor,
-        phoenix::{change::Changes, message::Message},
-        server_frame::{Discontinuity, EventsFrame},
-    },
+    hub::{Delivery, Outbox, Parcel, outbox::Next},
+    protocol::{close::CloseCode, cursor::Cursor, phoenix::message::Message},
     session::{
         End, Farewell, Inbound, Sessions,
         dialogue::{Dialogue, Written},
         rhythm::Rhythm,
     },
-    store::parking::{Standing, Wanted},
+    store::parking::Standing,
     types::{ChannelId, ChannelNumber, UserId},
 };
 
@@ -52,30 +50,6 @@ const PLACING_DEADLINE: Duration = Duration::from_secs(20);
 /// Bytes of messages that wait for a blocked transport, for the same purpose: the answer to a join repeats what was asked for, and
 /// the state of a topic tells of all who are present.
 const WAITING_BYTES_MAX: usize = 1 << 20;
-
-/// What a client is owed. It is written change by change, so that many channels with many bindings cost no more memory than one.
-#[derive(Debug)]
-enum Owed {
-    /// What a channel missed, out of the log.
-    Missed {
-        number: ChannelNumber,
-        frames: Arc<[MissedFrame]>,
-        /// The next frame, and the next change in it.
-        next: (usize, usize),
-    },
-    /// Something out of the live stream.
-    Delivered {
-        delivery: Arc<Delivery>,
-        /// The channels that hear it.
-        numbers: Arc<[ChannelNumber]>,
-        /// The next of these, and the next change for it.
-        next: (usize, usize),
-        /// Whether it was held while the log was asked.
-        is_held: bool,
-    },
-    /// That was all that a channel had missed.
-    CaughtUp(ChannelNumber),
-}
 
 /// A session of Phoenix channels.
 pub(super) struct Phoenix<'a> {
@@ -95,14 +69,14 @@ pub(super) struct Phoenix<'a> {
     pub(super) alarm: Option<Pin<Box<Sleep>>>,
     /// The topics that were joined and whose channels have no place yet, and from where on nothing may be missed there.
     pub(super) awaited: HashMap<Box<str>, Awaited>,
-    owed: VecDeque<Owed>,
+    pub(super) owed: VecDeque<Owed>,
     /// What the live stream has brought while places are looked for, once for all channels that hold it.
-    held: Vec<Arc<Delivery>>,
+    pub(super) held: Vec<Arc<Delivery>>,
     /// The bytes of what is held, until it is written.
-    held_bytes: usize,
-    finding: Option<BoxFuture<'a, Placed>>,
+    pub(super) held_bytes: usize,
+    pub(super) finding: Option<BoxFuture<'a, Placed>>,
     acknowledgements: Acknowledgements,
-    deliveries_unpinged: usize,
+    pub(super) deliveries_unpinged: usize,
     /// The users under whom the session is in the hub.
     users: Vec<UserId>,
     standing: Standing,
@@ -182,8 +156,9 @@ impl<'a> Phoenix<'a> {
             while let Some((_, numbers)) = self.fresh()
                 && let Some(position) = self.sessions.hub.position.newest()
             {
-                let seekers = self.seek(numbers, &position);
-                let placed = place(self.sessions, seekers, position).await;
+                let wanted = self.seek(numbers, &position);
+                // Boxed, because the questions to the database are large, and a session keeps room for them as long as it lives.
+                let placed = place(self.sessions, wanted, position).boxed().await;
                 self.settle(placed);
             }
         };
@@ -200,7 +175,7 @@ impl<'a> Phoenix<'a> {
     }
 
     /// Enters the hub under a user, unless it is there already. Answers whether it is there now.
-    fn enter_user(&mut self, user: UserId) -> bool {
+    pub(super) fn enter_user(&mut self, user: UserId) -> bool {
         if self.users.contains(&user) {
             return true;
         }
@@ -237,6 +212,16 @@ impl<'a> Phoenix<'a> {
         }
     }
 
+    /// Gives back the room that what was told has taken: there are many sessions, and most of them are idle.
+    fn give_back(&mut self) {
+        self.owed = VecDeque::new();
+        self.outgoing.give_back();
+        self.acknowledgements.give_back();
+        if self.awaited.is_empty() {
+            self.awaited = HashMap::new();
+        }
+    }
+
     /// Where a channel stands that goes, if it heard anything that could be missed.
     pub(super) fn position(&self, channel: &Channel) -> Option<Cursor> {
         channel.position(&self.acknowledgements)
@@ -246,314 +231,6 @@ impl<'a> Phoenix<'a> {
     pub(super) fn is_proved(&self, channel: &Channel) -> bool {
         matches!(&channel.subscription, Subscription::Live(place)
             if place.proof.is_some_and(|proof| self.acknowledgements.is_answered(proof)))
-    }
-
-    /// Begins to look for the places of channels that wait for it, those of one user at a time.
-    fn begin_finding(&mut self) {
-        while self.finding.is_none() {
-            let Some((user, numbers)) = self.fresh() else {
-                return;
-            };
-            // The hub is entered before the position is read, as the invariants of the hub ask for.
-            let is_here = self.enter_user(user);
-            let position = self.sessions.hub.position.newest().filter(|_| is_here);
-            let Some(position) = position else {
-                let reason = "ConnectionRateLimitReached: this person has as many connections as are allowed";
-                for number in numbers {
-                    self.fail(number, reason);
-                }
-                continue;
-            };
-            let seekers = self.seek(numbers, &position);
-            self.finding = Some(place(self.sessions, seekers, position).boxed());
-        }
-    }
-
-    /// The channels of some user that wait to be given a place.
-    fn fresh(&self) -> Option<(UserId, Vec<ChannelNumber>)> {
-        let fresh = |channel: &Channel| matches!(channel.subscription, Subscription::Fresh);
-        let user = self
-            .channels
-            .values()
-            .find(|channel| fresh(channel))
-            .and_then(|channel| channel.user())?;
-        let numbers = self
-            .channels
-            .iter()
-            .filter(|(_, channel)| fresh(channel) && channel.user() == Some(user))
-            .map(|(number, _)| *number)
-            .collect();
-        Some((user, numbers))
-    }
-
-    /// Has the places of these channels looked for.
-    fn seek(&mut self, numbers: Vec<ChannelNumber>, position: &Position) -> Vec<Seeker> {
-        let (session, reference) = (self.opening.session, self.reference);
-        let mut seekers = Vec::with_capacity(numbers.len());
-        for number in numbers {
-            let Some(channel) = self.channels.get_mut(&number) else {
-                continue;
-            };
-            channel.subscription = Subscription::Finding {
-                begins_after: position.batch,
-            };
-            if let Some(person) = &channel.person {
-                let id = ChannelId { session, number };
-                let since = self.awaited.remove(&channel.topic).map(|awaited| awaited.since);
-                seekers.push(Seeker::new(id, person, channel.asked_by.or(reference), since));
-            }
-        }
-        seekers
-    }
-
-    fn poll_finding(&mut self, context: &mut Context<'_>) {
-        loop {
-            self.begin_finding();
-            let Some(finding) = &mut self.finding else { return };
-            let Poll::Ready(placed) = finding.as_mut().poll(context) else {
-                return;
-            };
-            self.finding = None;
-            self.settle(placed);
-        }
-    }
-
-    /// Gives channels their places.
-    fn settle(&mut self, placed: Placed) {
-        let mut numbers = Vec::with_capacity(placed.len());
-        for (wanted, placed) in placed {
-            match placed {
-                Ok(missed) => numbers.extend(self.settle_one(wanted, missed)),
-                Err(unplaced) => self.fail_placing(wanted, unplaced),
-            }
-        }
-        let numbers: Arc<[ChannelNumber]> = numbers.into();
-        let held = std::mem::take(&mut self.held).into_iter();
-        self.owed.extend(held.map(|delivery| Owed::Delivered {
-            delivery,
-            numbers: Arc::clone(&numbers),
-            next: (0, 0),
-            is_held: true,
-        }));
-        self.owed.extend(numbers.iter().copied().map(Owed::CaughtUp));
-    }
-
-    /// Gives a channel its place. Answers with its number, unless it has ended meanwhile.
-    fn settle_one(&mut self, wanted: Wanted, missed: Missed) -> Option<ChannelNumber> {
-        let number = wanted.channel.number;
-        let Some(Channel {
-            subscription,
-            deferred,
-            ..
-        }) = self.channels.get_mut(&number).map(Box::as_mut)
-        else {
-            // The channel has ended meanwhile, and has taken what was parked: it is put back.
-            let parking = &self.sessions.parking;
-            parking.park(wanted.channel, wanted.key, missed.from, wanted.reference);
-            return None;
-        };
-        let Subscription::Finding { begins_after } = *subscription else {
-            return None;
-        };
-        if let Some(deferred) = deferred.take() {
-            self.outgoing.write(Frame::Text(deferred));
-        }
-        if !missed.frames.is_empty() {
-            self.owed.push_back(Owed::Missed {
-                number,
-                frames: missed.frames,
-                next: (0, 0),
-            });
-        }
-        *subscription = Subscription::Live(Place {
-            begins_after,
-            ahead: missed.ahead,
-            from: missed.from,
-            until: missed.until,
-            proof: None,
-            is_proved: false,
-        });
-        if let Some(reason) = missed.lost {
-            let channel = &self.channels[&number];
-            self.outgoing
-                .system(channel, "postgres_changes", "error", discontinuity(reason));
-        }
-        Some(number)
-    }
-
-    fn fail_placing(&mut self, wanted: Wanted, unplaced: Unplaced) {
-        let Unplaced {
-            error,
-            parked,
-            joined_at,
-        } = unplaced;
-        tracing::warn!(%error, "a channel could not be attached; its client is asked to join again");
-        let number = wanted.channel.number;
-        let topic = self.channels.get(&number).map(|channel| channel.topic.clone());
-        self.fail(
-            number,
-            "UnableToConnectToProject: the database cannot be asked right now; join again",
-        );
-        // The client joins again in this very session, which is not told twice of what it has taken: it is put back.
-        if let Some(from) = parked {
-            let parking = &self.sessions.parking;
-            parking.park(wanted.channel, wanted.key, from, wanted.reference);
-        }
-        if let (Some(topic), Some(since)) = (topic, joined_at) {
-            self.note_since(&topic, since);
-        }
-    }
-
-    /// Ends a channel in a way that makes its client join again.
-    pub(super) fn fail(&mut self, number: ChannelNumber, reason: &str) {
-        if let Some(channel) = self.channels.get(&number) {
-            self.outgoing.system(channel, "system", "error", reason);
-            self.outgoing.end(channel, "phx_error");
-        }
-        self.remove(number, Leaving::Fails);
-    }
-
-    /// Takes in a delivery of the live stream: for the channels of its user that are live, and for those whose places are being
-    /// looked for, all of which hold the same.
-    fn deliver(&mut self, delivery: Arc<Delivery>) -> Result<(), End> {
-        let mut numbers = Vec::new();
-        let mut is_held = false;
-        for (number, channel) in &self.channels {
-            if channel.user() != Some(delivery.user) {
-                continue;
-            }
-            match &channel.subscription {
-                Subscription::Finding { begins_after } => is_held |= delivery.batch > *begins_after,
-                Subscription::Live(place) if delivery.batch > place.begins_after => numbers.push(*number),
-                _ => {}
-            }
-        }
-        if is_held {
-            self.held_bytes += delivery.cost_bytes();
-            self.held.push(Arc::clone(&delivery));
-            if self.held_bytes > self.sessions.outbox_bytes {
-                return Err(End::Closed(CloseCode::Slow));
-            }
-        }
-        self.owed.push_back(Owed::Delivered {
-            delivery,
-            numbers: numbers.into(),
-            next: (0, 0),
-            is_held: false,
-        });
-        self.deliveries_unpinged += 1;
-        Ok(())
-    }
-
-    /// Writes the next part of what is owed. Answers whether there was any.
-    fn pay(&mut self) -> bool {
-        let Some(mut owed) = self.owed.pop_front() else {
-            return false;
-        };
-        let is_over = match &mut owed {
-            Owed::Missed {
-                number,
-                frames,
-                next: (frame, change),
-            } => {
-                let is_told = frames
-                    .get(*frame)
-                    .is_some_and(|missed| self.tell(*number, &missed.changes, &missed.events, *change, None));
-                (*frame, *change) = if is_told {
-                    (*frame, *change + 1)
-                } else {
-                    (*frame + 1, 0)
-                };
-                *frame >= frames.len()
-            }
-            Owed::Delivered {
-                delivery,
-                numbers,
-                next: (member, change),
-                is_held,
-            } => {
-                if let Some(number) = numbers.get(*member) {
-                    let committed = Some(delivery.committed);
-                    if self.tell(*number, &delivery.changes, &delivery.frame, *change, committed) {
-                        *change += 1;
-                    } else {
-                        self.note_told(*number, delivery);
-                        (*member, *change) = (*member + 1, 0);
-                    }
-                }
-                let is_over = *member >= numbers.len();
-                if is_over && *is_held {
-                    self.held_bytes = self.held_bytes.saturating_sub(delivery.cost_bytes());
-                } else if is_over {
-                    self.note_delivered(delivery);
-                }
-                is_over
-            }
-            Owed::CaughtUp(number) => {
-                if let Some(channel) = self.channels.get(number) {
-                    self.outgoing
-                        .system(channel, "postgres_changes", "ok", "Subscribed to PostgreSQL");
-                    self.outgoing.push(Step::CaughtUp(*number));
-                }
-                true
-            }
-        };
-        if !is_over {
-            self.owed.push_front(owed);
-        }
-        true
-    }
-
-    /// Tells a channel one change of a frame. Answers whether the frame has it, and the channel is still there.
-    fn tell(
-        &mut self,
-        number: ChannelNumber,
-        changes: &Changes,
-        frame: &EventsFrame,
-        change: usize,
-        committed: Option<Instant>,
-    ) -> bool {
-        let relation = self.sessions.hub.relation.load_full();
-        let (Some(channel), Some(relation)) = (self.channels.get(&number), relation) else {
-            return false;
-        };
-        let Subscription::Live(place) = &channel.subscription else {
-            return false;
-        };
-        let Some(change) = changes.of(frame, &relation).get(change) else {
-            return false;
-        };
-        self.outgoing.change(channel, place, &relation, change, committed);
-        true
-    }
-
-    /// A channel has been told a whole delivery: the feed may have caught up with it.
-    fn note_told(&mut self, number: ChannelNumber, delivery: &Delivery) {
-        if let Some(Channel {
-            subscription: Subscription::Live(place),
-            ..
-        }) = self.channels.get_mut(&number).map(Box::as_mut)
-            && delivery.frame.carries_cursor()
-            && place
-                .ahead
-                .as_ref()
-                .is_some_and(|ahead| delivery.snapshot.covers(ahead))
-        {
-            place.ahead = None;
-        }
-    }
-
-    /// All channels have been told a delivery.
-    fn note_delivered(&mut self, delivery: &Delivery) {
-        if delivery.frame.carries_cursor()
-            && let Some(position) = self.sessions.hub.position.newest()
-        {
-            let cursor = Cursor {
-                epoch: position.epoch.clone(),
-                snapshot: Arc::clone(&delivery.snapshot),
-            };
-            self.outgoing.push(Step::Reached(delivery.user, cursor));
-        }
     }
 
     /// What is proved by an answer to a ping.
@@ -706,6 +383,7 @@ impl Dialogue for Phoenix<'_> {
                     }
                     if self.acknowledgements.is_clear() {
                         self.standing.idle();
+                        self.give_back();
                     }
                     return Ok(None);
                 }
@@ -720,13 +398,5 @@ impl Drop for Phoenix<'_> {
         for number in self.channels.keys().copied().collect::<Vec<_>>() {
             self.part(number, Leaving::Fails);
         }
-    }
-}
-
-/// What a client is told whose channel cannot be told all that it missed.
-const fn discontinuity(reason: Discontinuity) -> &'static str {
-    match reason {
-        Discontinuity::TooFar => "Changes before this join are too many to be told: load again what is shown",
-        _ => "Changes before this join cannot be told any more: load again what is shown",
     }
 }

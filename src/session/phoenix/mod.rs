@@ -11,11 +11,17 @@
 //! - Events of a channel come after the answer to its join, which tells the client how they will be marked.
 
 mod acknowledgement;
+mod alarm;
 mod channel;
 mod dialogue;
+mod finding;
+mod incoming;
 mod joining;
+mod leaving;
 mod outgoing;
 mod placing;
+mod telling;
+mod tokens;
 mod topics;
 
 use std::{

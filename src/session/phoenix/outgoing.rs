@@ -77,11 +77,14 @@ impl Outgoing {
     pub(super) fn pop(&mut self) -> Option<Step> {
         let step = self.steps.pop_front();
         self.bytes -= step.as_ref().map_or(0, Step::bytes);
-        // What a burst has taken is given back; an idle session should not keep it.
-        if self.steps.is_empty() && self.steps.capacity() > IDLE_CAPACITY {
+        step
+    }
+
+    /// Gives back the room that what was written has taken, if nothing waits.
+    pub(super) fn give_back(&mut self) {
+        if self.steps.is_empty() {
             self.steps = VecDeque::new();
         }
-        step
     }
 
     pub(super) fn push(&mut self, step: Step) {
@@ -218,6 +221,3 @@ impl Outgoing {
         }));
     }
 }
-
-/// An emptied queue gives back its memory if it has room for more than this many steps.
-const IDLE_CAPACITY: usize = 8;

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use super::channel::Person;
 use crate::{
     hub::Position,
     metrics::ByOutcome,
@@ -20,7 +19,6 @@ use crate::{
         parking::{ParkingError, Wanted},
         replay::{Replay, ReplayError},
     },
-    types::ChannelId,
 };
 
 /// Why a channel has no place.
@@ -54,40 +52,12 @@ pub(super) struct MissedFrame {
     pub(super) changes: Changes,
 }
 
-/// A channel whose place is looked for.
-#[derive(Debug)]
-pub(super) struct Seeker {
-    pub(super) wanted: Wanted,
-    /// Where the feed was when the channel was joined, or first joined without a person: nothing after it may be missed.
-    pub(super) joined_at: Option<Cursor>,
-}
-
-impl Seeker {
-    pub(super) fn new(
-        channel: ChannelId,
-        person: &Person,
-        reference: Option<u64>,
-        joined_at: Option<Cursor>,
-    ) -> Self {
-        Self {
-            wanted: Wanted {
-                channel,
-                key: Arc::clone(&person.key),
-                reference,
-            },
-            joined_at,
-        }
-    }
-}
-
 /// A channel whose place was not found, and what has to be kept for the next join.
 #[derive(Debug)]
 pub(super) struct Unplaced {
     pub(super) error: PlacingError,
     /// Where it had stood, if it has been told so: this counts as taken, and has to be parked again.
     pub(super) parked: Option<Cursor>,
-    /// From where on nothing may be missed on its topic.
-    pub(super) joined_at: Option<Cursor>,
 }
 
 /// What became of each channel.
@@ -97,20 +67,18 @@ pub(super) type Placed = Vec<(Wanted, Result<Missed, Unplaced>)>;
 ///
 /// # Cancel safety
 /// Safe: what was parked counts as taken by this session then, and is told again to the next.
-pub(super) async fn place(sessions: &Sessions, seekers: Vec<Seeker>, position: Arc<Position>) -> Placed {
-    let wanted = seekers.iter().map(|seeker| seeker.wanted.clone()).collect();
-    let parked = match sessions.parking.find(wanted).await {
+pub(super) async fn place(sessions: &Sessions, wanted: Vec<Wanted>, position: Arc<Position>) -> Placed {
+    let parked = match sessions.parking.find(wanted.clone()).await {
         Ok(parked) => parked,
         Err(error) => {
-            let failed = |seeker: Seeker| {
+            let failed = |wanted: Wanted| {
                 let unplaced = Unplaced {
                     error: error.into(),
                     parked: None,
-                    joined_at: seeker.joined_at,
                 };
-                (seeker.wanted, Err(unplaced))
+                (wanted, Err(unplaced))
             };
-            return seekers.into_iter().map(failed).collect();
+            return wanted.into_iter().map(failed).collect();
         }
     };
     let mut replays = Replays {
@@ -118,23 +86,19 @@ pub(super) async fn place(sessions: &Sessions, seekers: Vec<Seeker>, position: A
         position: &position,
         known: Vec::new(),
     };
-    let mut placed = Vec::with_capacity(seekers.len());
+    let mut placed = Vec::with_capacity(wanted.len());
     let mut failure: Option<PlacingError> = None;
-    for (seeker, parked) in seekers.into_iter().zip(parked) {
+    for (wanted, parked) in wanted.into_iter().zip(parked) {
         // A database that has not answered once is not asked for each of the others: all of them would wait in vain.
         let missed = match &failure {
             Some(error) => Err(error.clone()),
-            None => replays.missed(&seeker, parked.clone()).await,
+            None => replays.missed(&wanted, parked.clone()).await,
         };
         let missed = missed.map_err(|error| {
             failure.get_or_insert_with(|| error.clone());
-            Unplaced {
-                error,
-                parked,
-                joined_at: seeker.joined_at,
-            }
+            Unplaced { error, parked }
         });
-        placed.push((seeker.wanted, missed));
+        placed.push((wanted, missed));
     }
     placed
 }
@@ -150,11 +114,11 @@ struct Replays<'a> {
 }
 
 impl Replays<'_> {
-    async fn missed(&mut self, seeker: &Seeker, parked: Option<Cursor>) -> Result<Missed, PlacingError> {
+    async fn missed(&mut self, wanted: &Wanted, parked: Option<Cursor>) -> Result<Missed, PlacingError> {
         let mut lost = None;
         // What was parked is older than the join, or nobody knows; then it is tried first.
-        for from in [parked, seeker.joined_at.clone()].into_iter().flatten() {
-            match self.since(seeker, &from).await? {
+        for from in [parked, wanted.joined_at.clone()].into_iter().flatten() {
+            match self.since(wanted, &from).await? {
                 Ok(frames) => {
                     let is_ahead = !self.position.snapshot.covers(&from.snapshot);
                     return Ok(Missed {
@@ -181,7 +145,7 @@ impl Replays<'_> {
         })
     }
 
-    async fn since(&mut self, seeker: &Seeker, from: &Cursor) -> Result<Replayed, PlacingError> {
+    async fn since(&mut self, wanted: &Wanted, from: &Cursor) -> Result<Replayed, PlacingError> {
         if *from == self.position.cursor() {
             return Ok(Ok(Arc::default()));
         }
@@ -192,7 +156,7 @@ impl Replays<'_> {
         let count = |outcome| {
             metrics.replays.get_or_create(&ByOutcome { outcome }).inc();
         };
-        let user = seeker.wanted.key.user();
+        let user = wanted.key.user();
         let replay = self.sessions.replayer.replay(user, from, self.position).await;
         let outcome = match replay.map_err(|error| {
             count("failed");

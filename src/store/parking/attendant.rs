@@ -1,6 +1,10 @@
 //! The one task of a gateway that carries notes, questions and answers between the sessions and Postgres.
 
-use std::{collections::VecDeque, sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use deadpool_postgres::Pool;
 use futures::try_join;
@@ -9,13 +13,16 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{
-    ChannelId, Find, Note, Shared,
+    ChannelId, Find, Key, Note, Shared, Wanted,
     statements::{self, BATCH_SETTINGS, Found, Keys, PRUNE_ROWS, Pruning, Round, Writing},
 };
 use crate::{
     backoff::Backoff,
     postgres::{Lent, PooledError, is_of_data},
-    protocol::{cursor::Cursor, rejoin::choose},
+    protocol::{
+        cursor::Cursor,
+        rejoin::{Candidate, choose},
+    },
     types::SessionId,
 };
 
@@ -66,12 +73,21 @@ pub struct Attendant {
     finds: Vec<Find>,
     /// What was found, by whom, and is not yet marked as taken.
     takes: Vec<(ChannelId, SessionId)>,
+    /// Channels of sessions that are here, which have been told where they stood and of which nothing has been noted since.
+    standing: BTreeMap<ChannelId, Stood>,
     /// Whether the gateway has its row. It comes before that of any live channel.
     is_announced: bool,
     next_round: Instant,
     next_batch: Instant,
     /// None before there was anything that could have to be pruned.
     next_prune: Option<Instant>,
+}
+
+/// Where a channel stood, as it was told.
+#[derive(Clone, Debug)]
+struct Stood {
+    key: Arc<Key>,
+    candidate: Candidate,
 }
 
 /// What one batch says and asks.
@@ -95,6 +111,7 @@ impl Attendant {
             notes: Vec::new(),
             finds: Vec::new(),
             takes: Vec::new(),
+            standing: BTreeMap::new(),
             is_announced: false,
             next_round: now,
             next_batch: now,
@@ -193,7 +210,13 @@ impl Attendant {
         let settled = self.shared.hub.position.settled();
         let settled = settled.map(|position| position.cursor());
         let round = self.round(begun, settled.as_ref());
+        let gone = self.gone();
         let is_drained = self.collect();
+        if is_drained {
+            for channel in gone {
+                self.standing.remove(&channel);
+            }
+        }
         // With notes still to come, one of them may be the only one to say that a channel has stayed behind.
         let round = round.filter(|_| is_drained);
         if round.is_some() || self.holds_anything() {
@@ -214,6 +237,15 @@ impl Attendant {
 
     fn holds_anything(&self) -> bool {
         !self.notes.is_empty() || !self.finds.is_empty() || !self.takes.is_empty()
+    }
+
+    /// The channels that were told where they stood and whose sessions are no longer here.
+    fn gone(&self) -> Vec<ChannelId> {
+        let sessions = self.shared.standings();
+        let told = self.standing.keys();
+        told.filter(|channel| !sessions.contains_key(&channel.session))
+            .copied()
+            .collect()
     }
 
     /// Looks at every session, if it is time to.
@@ -274,6 +306,14 @@ impl Attendant {
         self.notes.reverse();
         self.notes.dedup_by_key(|(channel, _)| *channel);
         self.notes.reverse();
+        for (channel, note) in &self.notes {
+            let stood = self.standing.remove(channel);
+            if let (Some(taker), Note::Parked { .. }) =
+                (stood.and_then(|stood| stood.candidate.taken_by), note)
+            {
+                self.takes.push((*channel, taker));
+            }
+        }
         is_drained
     }
 
@@ -295,21 +335,46 @@ impl Attendant {
                 None => Some(cursor),
             })?
         };
+        self.add_standing(&keys, &mut found);
+        let is_here = |session: SessionId| self.shared.standings().contains_key(&session);
         let answers: Vec<Answer> = self
             .finds
             .iter()
-            .map(|find| answer(find, &keys, &mut found))
+            .map(|find| answer(find, &keys, &mut found, is_here))
             .collect();
         let mut takes = Vec::new();
         for (find, answer) in self.finds.drain(..).zip(answers) {
             // Whoever no longer waits was told nothing and has taken nothing: the same session may ask again.
-            if find.answer.send(answer.from).is_ok() {
-                takes.extend(answer.takes);
+            if find.answer.send(answer.from).is_err() {
+                continue;
+            }
+            self.standing.extend(answer.stood);
+            for (channel, taker) in answer.takes {
+                match self.standing.get_mut(&channel) {
+                    Some(stood) => stood.candidate.taken_by = Some(taker),
+                    None => takes.push((channel, taker)),
+                }
             }
         }
         self.notes.clear();
         self.takes = takes;
         Ok(())
+    }
+
+    /// Adds the channels that stand where they were told to what was found, each for all sessions but its own: one that asks again
+    /// has given the channel up.
+    fn add_standing(&self, keys: &Keys<'_>, found: &mut [Found]) {
+        let wanted = self.finds.iter().flat_map(|find| &find.wanted);
+        let asked: HashSet<(SessionId, &Key)> = wanted
+            .map(|wanted| (wanted.channel.session, &*wanted.key))
+            .collect();
+        for (channel, stood) in &self.standing {
+            if !asked.contains(&(channel.session, &*stood.key))
+                && let Some(found) = keys.index(&stood.key).and_then(|index| found.get_mut(index))
+            {
+                found.add(*channel, stood.candidate.clone());
+            }
+        }
     }
 
     /// Sends a batch in one go, and answers with the rows that were asked for.
@@ -379,15 +444,18 @@ struct Answer {
     from: Vec<Option<Cursor>>,
     /// What is taken thereby, if the answer arrives.
     takes: Vec<(ChannelId, SessionId)>,
+    /// Where each channel stands from then on.
+    stood: Vec<(ChannelId, Stood)>,
 }
 
-/// Chooses for all channels of one question, which see what those before them have taken.
-fn answer(find: &Find, keys: &Keys<'_>, found: &mut [Found]) -> Answer {
+/// Chooses for all channels of one question, which see what those before them have taken. `is_here` tells whether a session has
+/// entered and not left.
+fn answer(find: &Find, keys: &Keys<'_>, found: &mut [Found], is_here: impl Fn(SessionId) -> bool) -> Answer {
     if find.answer.is_closed() {
         return Answer::default();
     }
     let mut takes = Vec::new();
-    let mut choose_one = |wanted: &super::Wanted| {
+    let mut choose_one = |wanted: &Wanted| {
         let found = found.get_mut(keys.index(&wanted.key)?)?;
         let joining = wanted.channel.session;
         let choice = choose(&found.candidates, joining, wanted.reference);
@@ -397,6 +465,25 @@ fn answer(find: &Find, keys: &Keys<'_>, found: &mut [Found]) -> Answer {
         }
         choice.from
     };
-    let from = find.wanted.iter().map(&mut choose_one).collect();
-    Answer { from, takes }
+    let from: Vec<Option<Cursor>> = find.wanted.iter().map(&mut choose_one).collect();
+    let mut stood = Vec::new();
+    for (wanted, from) in find.wanted.iter().zip(&from) {
+        let Some(cursor) = from.as_ref().or(wanted.joined_at.as_ref()) else {
+            continue;
+        };
+        if !is_here(wanted.channel.session) {
+            continue;
+        }
+        let candidate = Candidate {
+            cursor: cursor.clone(),
+            reference: wanted.reference,
+            taken_by: None,
+        };
+        if let Some(found) = keys.index(&wanted.key).and_then(|index| found.get_mut(index)) {
+            found.add(wanted.channel, candidate.clone());
+        }
+        let key = Arc::clone(&wanted.key);
+        stood.push((wanted.channel, Stood { key, candidate }));
+    }
+    Answer { from, takes, stood }
 }

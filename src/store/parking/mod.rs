@@ -14,6 +14,8 @@
 //! - Whatever the rows say of a channel, its client has everything up to there. They may say too little, by what reached
 //!   the client within the last second.
 //! - Notes are written in the order in which they were left, and a question sees all notes that were left before it.
+//! - Until there is a note on a channel that has found where it stood, it is found there by others: its connection may be
+//!   dead, or be just ending, and its client here already by another.
 //! - Sessions never wait to leave a note. The queues are bounded; if the database stays away the oldest notes go first.
 //! - Nothing relies on a session of Postgres, so the pool may lead through a transaction pooler.
 
@@ -105,6 +107,8 @@ pub struct Wanted {
     pub key: Arc<Key>,
     /// The message reference of the join, if the client sent one.
     pub reference: Option<u64>,
+    /// Where the feed was when it was joined, or first joined without a person: it stands there if it was not here before.
+    pub joined_at: Option<Cursor>,
 }
 
 /// Why it is not known where a channel stood. The client is asked to come back; what was parked still is.
@@ -366,7 +370,7 @@ mod tests {
         let settings = Settings::parse("postgresql://nobody@127.0.0.1:1/none").unwrap();
         parking(
             pool(&settings, 1, FIND_DEADLINE).unwrap(),
-            Arc::new(Hub::new(1)),
+            Arc::new(Hub::new(1, Arc::new(Metrics::new()))),
             Arc::new(Metrics::new()),
             Duration::from_secs(120),
             Uuid::nil(),
@@ -400,6 +404,7 @@ mod tests {
             channel: channel(1),
             key,
             reference: None,
+            joined_at: None,
         };
         let as_many = vec![wanted.clone(); WANTED_MAX];
         let first = parking.find(as_many.clone());

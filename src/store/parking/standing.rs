@@ -166,7 +166,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        hub::Delivery,
+        hub::{Delivery, Position},
         protocol::{
             close::CloseCode, cursor::Epoch, phoenix::change::Changes, server_frame::EventsFrameBuilder,
             snapshot::Snapshot,
@@ -189,8 +189,11 @@ mod tests {
 
     fn delivery(position: u64) -> Arc<Delivery> {
         Arc::new(Delivery {
-            batch: BatchNumber(position),
-            snapshot: snapshot(position),
+            position: Arc::new(Position {
+                epoch: Epoch::new("e").unwrap(),
+                batch: BatchNumber(position),
+                snapshot: snapshot(position),
+            }),
             user: USER,
             frame: EventsFrameBuilder::new().finish(None),
             committed: tokio::time::Instant::now(),

@@ -153,6 +153,8 @@ pub(super) struct Writing<'a> {
     /// Seconds since the channel went; none while it is live.
     ages: Vec<Option<f64>>,
     lefts: Vec<bool>,
+    /// Who has taken a channel that goes with this batch.
+    taken_by: Vec<Option<Uuid>>,
     taken_sessions: Vec<Uuid>,
     taken_numbers: Vec<i64>,
     takers: Vec<Uuid>,
@@ -176,8 +178,10 @@ impl<'a> Writing<'a> {
         let mut takes = takes.to_vec();
         takes.sort_unstable_by_key(|(channel, _)| *channel);
         for (channel, taker) in takes {
-            // What is written of it in the same statement is newer.
-            if notes.binary_search_by_key(&channel, |(noted, _)| *noted).is_err() {
+            if let Ok(index) = notes.binary_search_by_key(&channel, |(noted, _)| *noted) {
+                // It was taken while it was live, and goes in the same batch.
+                writing.taken_by[index] = Some(taker.0);
+            } else {
                 writing.taken_sessions.push(channel.session.0);
                 writing.taken_numbers.push(integer(channel.number.0));
                 writing.takers.push(taker.0);
@@ -219,6 +223,7 @@ impl<'a> Writing<'a> {
         self.cursors.push(cursor.map(|cursor| cursor.to_string()));
         self.ages.push(age);
         self.lefts.push(key.is_none());
+        self.taken_by.push(None);
     }
 
     pub(super) fn statement(&self) -> Option<(&'static str, Parameters<'_>)> {
@@ -236,6 +241,7 @@ impl<'a> Writing<'a> {
             (&self.cursors, Type::TEXT_ARRAY),
             (&self.ages, Type::FLOAT8_ARRAY),
             (&self.lefts, Type::BOOL_ARRAY),
+            (&self.taken_by, Type::UUID_ARRAY),
             (&self.taken_sessions, Type::UUID_ARRAY),
             (&self.taken_numbers, Type::INT8_ARRAY),
             (&self.takers, Type::UUID_ARRAY),
@@ -244,32 +250,35 @@ impl<'a> Writing<'a> {
     }
 }
 
-/// `$1` the gateway, `$2` to `$10` the columns of the notes, `$11` to `$13` of what was taken by whom.
+/// `$1` the gateway, `$2` to `$11` the columns of the notes, `$12` to `$14` of what was taken by whom beside these.
 ///
 /// A person who signs in anew may be known by another device from then on, by which the channel is looked for when it comes back.
 /// A channel that is taken while it is live stays taken when it goes: its client has most likely come back already, before its
-/// old connection was found to be dead.
+/// old connection was found to be dead. The same holds if both is learned in one batch.
 const WRITE: &str = "with note as materialized ( \
        select * from rows from (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), \
            pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), \
-           pg_catalog.unnest($9), pg_catalog.unnest($10)) \
-         as note (session, number, user_id, topic, device, reference, cursor, age, is_left)), \
+           pg_catalog.unnest($9), pg_catalog.unnest($10), pg_catalog.unnest($11)) \
+         as note (session, number, user_id, topic, device, reference, cursor, age, is_left, taken_by)), \
      gone as ( \
        delete from herald.channel using note \
        where note.is_left and channel.session = note.session and channel.number = note.number), \
      taken as ( \
        update herald.channel set taken_by = take.taken_by \
-       from rows from (pg_catalog.unnest($11), pg_catalog.unnest($12), pg_catalog.unnest($13)) \
+       from rows from (pg_catalog.unnest($12), pg_catalog.unnest($13), pg_catalog.unnest($14)) \
          as take (session, number, taken_by) \
        where channel.session = take.session and channel.number = take.number and channel.taken_by is null) \
-     insert into herald.channel (session, number, gateway, user_id, topic, device, reference, cursor, parked_at) \
+     insert into herald.channel (session, number, gateway, user_id, topic, device, reference, cursor, parked_at, \
+       taken_by) \
      select note.session, note.number, $1, note.user_id, note.topic, note.device, note.reference, note.cursor, \
-       pg_catalog.now() - pg_catalog.make_interval(secs => note.age) \
+       pg_catalog.now() - pg_catalog.make_interval(secs => note.age), \
+       case when note.age is not null then note.taken_by end \
      from note where not note.is_left order by note.session, note.number \
      on conflict (session, number) do update set gateway = excluded.gateway, device = excluded.device, \
        reference = excluded.reference, \
        cursor = excluded.cursor, parked_at = excluded.parked_at, \
-       taken_by = case when excluded.parked_at is not null and channel.parked_at is null then channel.taken_by end";
+       taken_by = case when excluded.parked_at is not null and channel.parked_at is null \
+         then coalesce(excluded.taken_by, channel.taken_by) end";
 
 /// The candidates of one key, in the order in which they were parked.
 #[derive(Debug, Default)]
@@ -278,6 +287,14 @@ pub(super) struct Found {
     pub(super) channels: Vec<ChannelId>,
     /// What they have to offer.
     pub(super) candidates: Vec<Candidate>,
+}
+
+impl Found {
+    /// Adds a candidate behind those that are known.
+    pub(super) fn add(&mut self, channel: ChannelId, candidate: Candidate) {
+        self.channels.push(channel);
+        self.candidates.push(candidate);
+    }
 }
 
 /// The different keys that a batch asks for.

@@ -1,5 +1,6 @@
 //! What the tests stand on: a private Postgres, a database each, and a session that hears notifications.
 
+pub(crate) mod blackhole;
 pub(crate) mod caller;
 pub(crate) mod cluster;
 pub(crate) mod cutter;
@@ -8,6 +9,7 @@ pub(crate) mod event_source;
 pub(crate) mod follower;
 pub(crate) mod gateway;
 pub(crate) mod http;
+pub(crate) mod phoenix;
 pub(crate) mod pooler;
 pub(crate) mod process;
 pub(crate) mod scene;

@@ -55,14 +55,7 @@ impl<const PEOPLE: usize> Scene<PEOPLE> {
 
     /// Writes a message, as the application does.
     pub(crate) async fn write(&self, sender: UserId, receiver: UserId, content: &str) -> Uuid {
-        self.application
-            .query_one(
-                "insert into public.messages (sender_id, receiver_id, content) values ($1, $2, $3) returning id",
-                &[&sender.0, &receiver.0, &content],
-            )
-            .await
-            .unwrap()
-            .get(0)
+        write(&self.application, sender, receiver, content).await
     }
 
     /// Waits until the feed has everything that was committed before: a session that opens from now on is not told.
@@ -104,4 +97,16 @@ pub(crate) fn seq(event: &Value) -> i64 {
 /// What the message of an event says.
 pub(crate) fn content(event: &Value) -> &str {
     event["message"]["content"].as_str().unwrap()
+}
+
+/// Writes a message as the application does, also where there is no scene, or its gateway is away.
+pub(crate) async fn write(application: &Client, sender: UserId, receiver: UserId, content: &str) -> Uuid {
+    application
+        .query_one(
+            "insert into public.messages (sender_id, receiver_id, content) values ($1, $2, $3) returning id",
+            &[&sender.0, &receiver.0, &content],
+        )
+        .await
+        .unwrap()
+        .get(0)
 }
