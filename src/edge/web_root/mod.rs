@@ -5,12 +5,13 @@
 //! - Paths that are the gateway's stay the gateway's, whatever the folder holds.
 //! - An answer names no path of the file system and lists no folder.
 //!
-//! It deliberately answers `index.html` for no path but `/`: the page keeps where it is in its query.
+//! It deliberately answers no path that names no file with the page, but for `/`: the page keeps where it is in its query.
+
+mod folder;
 
 use std::{
-    io,
-    path::{Component, Path, PathBuf},
-    pin::Pin,
+    fs, io,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -20,8 +21,9 @@ use axum::{
     http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use tower_http::services::fs::{Backend, ServeDir, TokioBackend, TokioFile};
+use tower_http::services::fs::{DefaultServeDirFallback, ServeDir};
 
+use self::folder::Folder;
 use super::Problem;
 
 /// The page itself.
@@ -36,16 +38,10 @@ const FOR_EVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000
 /// For all others: they may be kept, and are asked for each time whether they are still the same, which costs a `304`.
 const ASK_AGAIN: HeaderValue = HeaderValue::from_static("no-cache");
 
-/// The first parts of the gateway's own paths, and of those that it may have: a file there would be seen or not depending on
-/// what the gateway is told.
-const RESERVED: [&str; 8] = [
-    "api", "demo", "healthz", "metrics", "readyz", "realtime", "socket", "v1",
-];
-
 /// What a page may do (Content Security Policy Level 3): run and show what lies in the folder, show pictures of people from
 /// anywhere, and talk to this gateway. Sockets need no word of their own: `'self'` matches `ws:` and `wss:` of the page's
-/// host and port (CSP3 §6.7.2.8), in Chromium and Firefox for many years and in Safari since 15.4. `ws:` and `wss:` would open
-/// every host instead, and a policy that names the gateway's own would have to believe the request's `Host`.
+/// host and port ("Does url match expression in origin"), in Chromium and Firefox for many years and in Safari since 15.4. `ws:`
+/// and `wss:` would open every host instead, and a policy that names the gateway's own would have to believe the request's `Host`.
 const CONTENT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' https: data:; font-src 'self'; \
      connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -102,11 +98,8 @@ const WHAT_TO_DO: &str = "build the page (`npm ci` and `npm run build` in the fo
 /// A folder with a built page.
 #[derive(Clone, Debug)]
 pub struct WebRoot {
-    files: ServeDir<NoFallback, Confined>,
+    files: ServeDir<DefaultServeDirFallback, Folder>,
 }
-
-/// What [`ServeDir`] does about paths at which it has nothing: it says so.
-type NoFallback = tower_http::services::fs::DefaultServeDirFallback;
 
 impl WebRoot {
     /// Takes a folder that holds a page. It is read at each request, so that a page that is built anew is seen at once, also
@@ -130,7 +123,7 @@ impl WebRoot {
         }
         match real.join(INDEX).canonicalize() {
             Ok(index) if index.starts_with(&real) && index.is_file() => {
-                std::fs::File::open(&index).map_err(|error| unreadable(&index, error))?;
+                fs::File::open(&index).map_err(|error| unreadable(&index, error))?;
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return Err(unreadable(&root, error));
@@ -138,10 +131,7 @@ impl WebRoot {
             _ => return Err(WebRootError::NoIndex(root)),
         }
         let root = Arc::from(root);
-        let confined = Confined {
-            root: Arc::clone(&root),
-        };
-        let files = ServeDir::with_backend(&*root, confined)
+        let files = ServeDir::with_backend(&*root, Folder::new(Arc::clone(&root)))
             .append_index_html_on_directories(false)
             .precompressed_br()
             .precompressed_gzip();
@@ -207,139 +197,32 @@ fn in_utf_8(media_type: &HeaderValue) -> Option<HeaderValue> {
         .flatten()
 }
 
-/// The file system, seen from within one folder: whatever lies elsewhere, or is nobody's business, is not there.
-#[derive(Clone, Debug)]
-struct Confined {
-    root: Arc<Path>,
-}
-
-impl Confined {
-    /// Where the file really lies that a path below the folder names.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::NotFound`] where nothing is that may be served.
-    async fn locate(&self, path: &Path) -> io::Result<PathBuf> {
-        let found = self.find(path).await;
-        found.ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    /// Whatever is wrong with a path (too long, a loop of links, a folder that may not be entered): nothing can be had there.
-    ///
-    /// Whoever may write in the folder could put a link there between this look and the opening; that is the one who could as
-    /// well put the content there.
-    async fn find(&self, path: &Path) -> Option<PathBuf> {
-        let named = path.strip_prefix(&self.root).ok()?;
-        if !is_public(named) || is_reserved(named) {
-            return None;
-        }
-        let root = tokio::fs::canonicalize(&self.root).await.ok()?;
-        let real = tokio::fs::canonicalize(path).await.ok()?;
-        let is_inside = real.strip_prefix(&root).is_ok_and(is_public);
-        is_inside.then_some(real)
-    }
-}
-
-impl Backend for Confined {
-    type File = TokioFile;
-    type Metadata = std::fs::Metadata;
-    type OpenFuture = Pin<Box<dyn Future<Output = io::Result<TokioFile>> + Send>>;
-    type MetadataFuture = Pin<Box<dyn Future<Output = io::Result<std::fs::Metadata>> + Send>>;
-
-    fn open(&self, path: PathBuf) -> Self::OpenFuture {
-        let confined = self.clone();
-        Box::pin(async move {
-            let real = confined.locate(&path).await?;
-            // To open a pipe would wait for somebody who writes.
-            if !tokio::fs::metadata(&real).await?.is_file() {
-                return Err(io::ErrorKind::NotFound.into());
-            }
-            TokioBackend.open(real).await
-        })
-    }
-
-    fn metadata(&self, path: PathBuf) -> Self::MetadataFuture {
-        let confined = self.clone();
-        Box::pin(async move {
-            let real = confined.locate(&path).await?;
-            let metadata = tokio::fs::metadata(real).await?;
-            if metadata.is_file() || metadata.is_dir() {
-                Ok(metadata)
-            } else {
-                Err(io::ErrorKind::NotFound.into())
-            }
-        })
-    }
-}
-
-/// Whether no part of a path below the folder begins with a dot or leads upwards.
-fn is_public(path: &Path) -> bool {
-    path.components().all(|part| match part {
-        Component::Normal(name) => !name.as_encoded_bytes().starts_with(b"."),
-        _ => false,
-    })
-}
-
-/// Whether a path below the folder is the gateway's.
-fn is_reserved(path: &Path) -> bool {
-    let first = path.components().next();
-    first.is_some_and(|first| RESERVED.iter().any(|reserved| first.as_os_str() == *reserved))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn names_with_dots_and_the_gateways_paths_are_not_served() {
-        for hidden in [".env", "a/.git/config", "../x", "a/../../x", "/etc/passwd"] {
-            assert!(!is_public(Path::new(hidden)), "{hidden}");
-        }
-        for public in ["index.html", "assets/app-1a2b.js", "a..b", "icons/a.b.svg"] {
-            assert!(is_public(Path::new(public)), "{public}");
-            assert!(!is_reserved(Path::new(public)), "{public}");
-        }
-        for reserved in ["v1", "v1/socket", "demo/people", "metrics", "realtime/v1/x"] {
-            assert!(is_reserved(Path::new(reserved)), "{reserved}");
-        }
-        assert!(!is_reserved(Path::new("v1.html")));
-    }
-
-    #[test]
     fn a_folder_that_cannot_be_served_says_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
-        let told = |path: &Path| WebRoot::open(path).unwrap_err().to_string();
-        let missing = told(&folder.path().join("nowhere"));
-        assert!(
-            missing.contains("nowhere does not exist") && missing.contains("npm run build"),
-            "{missing}"
-        );
-        assert!(
-            told(folder.path()).contains("has no index.html"),
-            "{}",
-            told(folder.path())
-        );
+        let check = |path: &Path, expected: &str| {
+            let told = WebRoot::open(path).unwrap_err().to_string();
+            assert!(
+                told.contains(expected) && told.contains("npm run build"),
+                "{told}"
+            );
+        };
+        check(&folder.path().join("nowhere"), "nowhere does not exist");
+        check(folder.path(), "has no index.html");
         let elsewhere = tempfile::NamedTempFile::new().unwrap();
-        assert!(
-            told(elsewhere.path()).contains("is no folder"),
-            "{}",
-            told(elsewhere.path())
-        );
+        check(elsewhere.path(), "is no folder");
         let index = folder.path().join(INDEX);
         std::os::unix::fs::symlink(elsewhere.path(), &index).unwrap();
-        assert!(
-            told(folder.path()).contains("has no index.html"),
-            "{}",
-            told(folder.path())
-        );
-        std::fs::remove_file(&index).unwrap();
-        std::fs::create_dir(&index).unwrap();
-        assert!(
-            told(folder.path()).contains("has no index.html"),
-            "{}",
-            told(folder.path())
-        );
-        std::fs::remove_dir(&index).unwrap();
-        std::fs::write(&index, "<!doctype html>").unwrap();
+        check(folder.path(), "has no index.html of its own");
+        fs::remove_file(&index).unwrap();
+        fs::create_dir(&index).unwrap();
+        check(folder.path(), "has no index.html");
+        fs::remove_dir(&index).unwrap();
+        fs::write(&index, "<!doctype html>").unwrap();
         assert!(WebRoot::open(folder.path()).is_ok());
     }
 
