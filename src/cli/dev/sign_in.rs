@@ -63,9 +63,14 @@ struct Person {
     avatar_url: String,
 }
 
+#[derive(Serialize)]
+struct People {
+    people: Vec<Person>,
+}
+
 /// All people of the demo.
 async fn people() -> Response {
-    let people: Vec<_> = PEOPLE
+    let people = PEOPLE
         .iter()
         .map(|person| Person {
             id: person.id(),
@@ -73,13 +78,22 @@ async fn people() -> Response {
             avatar_url: person.avatar_url(),
         })
         .collect();
-    never_kept(serde_json::json!({ "people": people }))
+    never_kept(People { people })
 }
 
 /// Whom a page wants to be.
 #[derive(Deserialize)]
 struct Wish {
     username: String,
+}
+
+/// What the page is given.
+#[derive(Serialize)]
+struct Granted<'a> {
+    token: &'a str,
+    user: Uuid,
+    /// When the token ends, in UTC and whole seconds.
+    expires_at: String,
 }
 
 /// A token for one of them.
@@ -97,14 +111,14 @@ async fn token(State(sign_in): State<SignIn>, headers: HeaderMap, body: Body) ->
         tracing::error!(%error, "no token could be made");
         Problem::internal()
     })?;
-    Ok(never_kept(serde_json::json!({
-        "token": token.expose(),
-        "user": user.0,
-        "expires_at": rfc3339(expires_at),
-    })))
+    Ok(never_kept(Granted {
+        token: token.expose(),
+        user: user.0,
+        expires_at: rfc3339(expires_at),
+    }))
 }
 
-fn never_kept(answer: serde_json::Value) -> Response {
+fn never_kept(answer: impl Serialize) -> Response {
     let no_store = HeaderValue::from_static("no-store");
     ([(header::CACHE_CONTROL, no_store)], Json(answer)).into_response()
 }

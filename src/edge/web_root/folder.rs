@@ -140,7 +140,7 @@ impl Metadata for PageMetadata {
 
     /// The second in which the file was written, and within it a fraction that tells it from others.
     ///
-    /// [`ServeDir`] makes the entity tag of this time and the length, and `Last-Modified` of its seconds. That is not enough: builds
+    /// `ServeDir` makes the entity tag of this time and the length, and `Last-Modified` of its seconds. That is not enough: builds
     /// that can be reproduced give all their files one time, and two pages that differ in the hash of a script are of one length; a
     /// browser that kept the older page would never hear of the newer. The fraction is therefore made of all that changes when a
     /// file takes another's place, its number and the time of its last change of any kind among them, which nobody can set.
