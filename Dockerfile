@@ -1,4 +1,4 @@
-# The gateway as a small image, running as a user without rights.
+# The gateway and its page as a small image, running as a user without rights.
 #
 #   docker build -t herald .
 #   docker run --rm herald --help
@@ -10,6 +10,13 @@ COPY . .
 RUN cargo build --release --locked --bin herald \
  && strip --strip-unneeded target/release/herald
 
+# The page; nothing of Node goes into the image. As in script/server, no package may run a program of its own while it is installed.
+FROM node:24-bookworm-slim AS web
+WORKDIR /src/web
+COPY web .
+RUN npm ci --ignore-scripts \
+ && npm run build
+
 # The same Debian as the build's, with the certificates of public authorities (a JWKS may be fetched over https) and a
 # user without rights and without a home.
 FROM debian:bookworm-slim
@@ -19,8 +26,11 @@ RUN apt-get update \
  && useradd --system --uid 65532 --user-group --no-create-home --shell /usr/sbin/nologin herald
 COPY --from=build /src/target/release/herald /usr/local/bin/herald
 COPY --from=build /src/LICENSE-MIT /src/LICENSE-APACHE /usr/share/doc/herald/
+COPY --from=web /src/web/app/dist /usr/share/herald/web
 # Within a container loopback reaches nobody.
 ENV HERALD_BIND=0.0.0.0:4000
+# Set it to nothing to serve no page.
+ENV HERALD_WEB_ROOT=/usr/share/herald/web
 EXPOSE 4000
 USER herald
 # Alive, not ready: restarting the gateway because its database is away would only cut the connections it holds.

@@ -9,7 +9,7 @@ homebrew_postgres=postgresql@17
 # The oldest Python that runs what script/lib/fuzz-requirements.txt names.
 oldest_python=3.11
 
-# The oldest Node that runs the clients of Supabase Realtime in tests/supabase.
+# The oldest Node that runs the clients of Supabase Realtime in tests/supabase and builds the page in web.
 oldest_node=20
 
 began=$SECONDS
@@ -276,7 +276,7 @@ find_python() {
     return 1
 }
 
-# Node and npm, which run and install the clients of Supabase Realtime that the tests drive.
+# Node and npm, which run and install the clients of Supabase Realtime that the tests drive, and build the page.
 require_node() {
     local found version
     if ! found=$(find_node); then
@@ -286,7 +286,7 @@ require_node() {
             step 'installing node by Homebrew'
             brew install node </dev/null
         else
-            give_up "Node $oldest_node or newer with npm was not found; the tests need it. Install it, and run this again:
+            give_up "Node $oldest_node or newer with npm was not found; script/${0##*/} needs it. Install it, and run this again:
     dnf install nodejs npm              (Fedora)
     apk add nodejs npm                  (Alpine)
     pacman -S nodejs npm                (Arch)
@@ -328,7 +328,7 @@ install_node_by_apt() {
     apt_get update
     newest=$(apt-cache policy nodejs | sed -n 's/^ *Candidate: *\([0-9]*:\)\{0,1\}\([0-9]*\).*/\2/p')
     if [ "${newest:-0}" -lt "$oldest_node" ]; then
-        give_up "This system's packages have Node ${newest:-none}, and the tests need $oldest_node or newer. Install one from
+        give_up "This system's packages have Node ${newest:-none}, and script/${0##*/} needs $oldest_node or newer. Install one from
 https://nodejs.org, or by a version manager (https://github.com/nvm-sh/nvm), put it on PATH, and run this again."
     fi
     step "installing Node $newest by apt"
@@ -337,16 +337,33 @@ https://nodejs.org, or by a version manager (https://github.com/nvm-sh/nvm), put
     if ! find_node >/dev/null; then apt_get install --no-install-recommends npm; fi
 }
 
-# Fills tests/supabase/node_modules, unless it has been filled from this lock.
+# Fills tests/supabase/node_modules.
 install_supabase_clients() {
-    local folder=$root/tests/supabase cache
+    install_npm_packages "$root/tests/supabase" 'the clients of Supabase Realtime'
+}
+
+# Builds the page, where the sources have one, and sets `page` to the folder that `herald serve` and `herald dev` take.
+build_page() {
+    page=
+    if [ ! -f "$root/web/package.json" ]; then return; fi
+    require_node
+    install_npm_packages "$root/web" 'what the page is built with'
+    step 'building the page'
+    (cd "$root/web" && npm run build --loglevel=error </dev/null) || give_up 'The page could not be built; see above.'
+    page=$root/web/app/dist
+}
+
+# Fills the node_modules of the folder $1 with what its lock names, called $2, unless it has been filled from this lock. No package
+# may run a program of its own while it is installed.
+install_npm_packages() {
+    local folder=$1 what=$2 cache
     if cmp -s "$folder/package-lock.json" "$folder/node_modules/made-of"; then return; fi
-    step 'installing the clients of Supabase Realtime from the npm registry'
+    step "installing $what from the npm registry"
     cache=$(npm config get cache)
     if ! can_be_made "$cache"; then cache=$root/target/npm; fi
     (cd "$folder" && npm ci --ignore-scripts --loglevel=error --no-progress --cache "$cache" </dev/null >/dev/null) ||
-        give_up 'The clients of Supabase Realtime could not be installed; see above. npm follows the settings of its own for a registry
-(NPM_CONFIG_REGISTRY, .npmrc).'
+        give_up "npm could not install $what; see above. It follows the settings of its own for a registry
+(NPM_CONFIG_REGISTRY, .npmrc)."
     # The last thing, so that an installation that was interrupted is not taken for a whole one.
     cp "$folder/package-lock.json" "$folder/node_modules/made-of"
 }

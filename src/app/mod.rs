@@ -5,6 +5,7 @@ mod vital;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use axum::Router;
 use deadpool_postgres::Pool;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
@@ -13,7 +14,7 @@ use uuid::Uuid;
 use self::vital::Vital;
 use crate::{
     auth::{AuthConfig, AuthConfigError, Verifier},
-    edge::{AllowedOrigins, Edge, acceptor::Acceptor, refusing_router, router},
+    edge::{AllowedOrigins, Edge, WebRoot, acceptor::Acceptor, refusing_router, router},
     feed::{Feed, FeedConfig, Retention},
     hub::{FeedStatus, Hub},
     metrics::Metrics,
@@ -45,6 +46,10 @@ pub struct AppConfig {
     pub auth: AuthConfig,
     /// Whose pages may connect.
     pub origins: AllowedOrigins,
+    /// A page for people, if one is served beside the protocols.
+    pub web_root: Option<WebRoot>,
+    /// Routes beside the gateway's own; `herald serve` has none.
+    pub further_routes: Router,
     /// Which topics a person may join, and speak on.
     pub topics: TopicRule,
     /// Connections at once.
@@ -81,6 +86,8 @@ impl AppConfig {
             feed_settings: database,
             auth,
             origins: AllowedOrigins::SameHost,
+            web_root: None,
+            further_routes: Router::new(),
             topics: TopicRule::default(),
             connections_max: 100_000,
             role: Some("authenticated".to_owned()),
@@ -171,10 +178,11 @@ impl App {
             quota: Arc::new(Quota::new(config.user_requests_per_second)),
             origins: Arc::new(config.origins.clone()),
             probe: Arc::default(),
+            web_root: config.web_root.clone(),
         };
         let acceptor = Acceptor {
             listener,
-            router: router(edge),
+            router: router(edge, config.further_routes.clone()),
             refusing: refusing_router(Arc::clone(&metrics)),
             connections_max: config.connections_max,
             metrics: Arc::clone(&metrics),

@@ -4,8 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 
-use super::{Mistakes, serve::LogFlags, token::SECRET_VARIABLE};
-use crate::{auth::Secret, client::GatewayUrl, dev::chatter::Gateway, telemetry::LogConfig};
+use super::{Mistakes, serve::LogFlags, token::SECRET_VARIABLE, web::WebFlags};
+use crate::{auth::Secret, client::GatewayUrl, dev::chatter::Gateway, edge::WebRoot, telemetry::LogConfig};
 
 /// The flags of `herald dev`.
 #[derive(Args, Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct DevFlags {
     )]
     pub bind: SocketAddr,
     #[command(flatten)]
+    web: WebFlags,
+    #[command(flatten)]
     log: LogFlags,
 }
 
@@ -37,6 +39,8 @@ pub struct DevConfig {
     pub folder: PathBuf,
     /// Where the gateway listens.
     pub bind: SocketAddr,
+    /// A page for people, if one is served.
+    pub web_root: Option<WebRoot>,
     /// What is logged.
     pub log: LogConfig,
 }
@@ -48,12 +52,14 @@ impl DevFlags {
     /// All mistakes at once.
     pub fn check(self) -> Result<DevConfig, Mistakes> {
         let mut mistakes = Mistakes::none();
+        let web_root = self.web.check(&mut mistakes);
         let log = self.log.check(&mut mistakes);
         mistakes.into_result()?;
         let log = log.ok_or_else(Mistakes::none)?;
         Ok(DevConfig {
             folder: self.folder,
             bind: self.bind,
+            web_root,
             log,
         })
     }

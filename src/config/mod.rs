@@ -14,6 +14,7 @@ pub mod send;
 pub mod serve;
 pub mod tail;
 pub mod token;
+pub mod web;
 
 /// All that is wrong with the settings of one command. Never empty when it is an error.
 #[derive(Debug, Default)]

@@ -2,12 +2,14 @@
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
+use axum::Router;
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::{
     Mistakes, quantity,
     token::{JwtFlags, SECRET_VARIABLE},
+    web::WebFlags,
 };
 use crate::{
     app::AppConfig,
@@ -69,6 +71,8 @@ pub struct ServeFlags {
     /// Origins whose pages may connect, separated by commas; `*` for all. By default those of the gateway's own host.
     #[arg(long, env = "HERALD_ALLOWED_ORIGINS", value_name = "ORIGINS")]
     allowed_origins: Option<String>,
+    #[command(flatten)]
+    web: WebFlags,
     /// Topics of broadcast and presence that a person may use, as patterns separated by commas: `*` is any run of characters,
     /// `{user}` the person's own id, `{conversation}` a conversation of the person's. Add `lobby:*` for a lobby of everybody.
     #[arg(
@@ -242,8 +246,8 @@ impl ServeFlags {
         let database = check_databases(self.database_url, self.feed_database_url, mistakes);
         let bind = mistakes.check("HERALD_BIND", address(if_set(&self.bind, "127.0.0.1:4000")));
         let auth = check_auth(self.jwt, self.jwks, mistakes);
-        let origins = AllowedOrigins::parse(self.allowed_origins.as_deref().unwrap_or_default());
-        let origins = mistakes.check("HERALD_ALLOWED_ORIGINS", origins);
+        let origins = check_origins(self.allowed_origins, mistakes);
+        let web_root = self.web.check(mistakes);
         let topics = TopicRule::parse(if_set(&self.allowed_topics, TOPIC_RULE_DEFAULT));
         let topics = mistakes.check("HERALD_ALLOWED_TOPICS", topics);
         let connections_max = check_count(
@@ -287,6 +291,8 @@ impl ServeFlags {
                 feed_settings,
                 auth: auth?,
                 origins: origins?,
+                web_root,
+                further_routes: Router::new(),
                 topics: topics?,
                 connections_max: connections_max? as usize,
                 role: Some(self.db_role).filter(|role| !role.is_empty()),
@@ -331,6 +337,11 @@ fn check_count(setting: &str, value: &str, default: &str, mistakes: &mut Mistake
         setting,
         count.ok_or_else(|| format!("`{text}` is not a count; write a whole number above zero")),
     )
+}
+
+fn check_origins(origins: Option<String>, mistakes: &mut Mistakes) -> Option<AllowedOrigins> {
+    let parsed = AllowedOrigins::parse(&origins.unwrap_or_default());
+    mistakes.check("HERALD_ALLOWED_ORIGINS", parsed)
 }
 
 /// The settings of the pool and of the feed.

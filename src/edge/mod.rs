@@ -1,4 +1,4 @@
-//! Where the outside meets the gateway: TCP connections, HTTP, the upgrade to a WebSocket, and Server-Sent Events.
+//! Where the outside meets the gateway: TCP connections, HTTP, the upgrade to a WebSocket, Server-Sent Events, and the files of a page.
 //!
 //! Invariants:
 //! - Nobody who has not shown a valid token reaches a native session. A session of Phoenix channels needs a key of the application's,
@@ -22,6 +22,7 @@ mod problem;
 mod rest;
 mod socket;
 mod stream;
+mod web_root;
 mod websocket;
 
 use std::{sync::Arc, time::Duration};
@@ -31,6 +32,7 @@ use axum::{
     extract::{Request, State},
     http::{HeaderName, Method, header},
     middleware::{Next, from_fn, from_fn_with_state},
+    response::Response,
     routing::get,
 };
 use deadpool_postgres::Pool;
@@ -38,7 +40,13 @@ use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use self::identified::{REQUEST_ID, identified};
-pub use self::{connection::ConnectionId, origin::AllowedOrigins, problem::Problem};
+pub use self::{
+    api::body::read as read_json,
+    connection::ConnectionId,
+    origin::AllowedOrigins,
+    problem::Problem,
+    web_root::{WebRoot, WebRootError},
+};
 use crate::{
     auth::Verifier, hub::FeedStatus, metrics::Metrics, quota::Quota, session::Sessions,
     store::conversations::Conversations, tasks::Tasks, types::UserId,
@@ -72,10 +80,13 @@ pub struct Edge {
     pub origins: Arc<AllowedOrigins>,
     /// What the pool answered last.
     pub probe: Arc<health::Probe>,
+    /// A page for people, if one is served.
+    pub web_root: Option<WebRoot>,
 }
 
-/// All routes of the gateway.
-pub fn router(edge: Edge) -> Router {
+/// All routes of the gateway, and further ones that whoever starts it has of its own. They are answered under the same
+/// conditions: request ids, CORS, problems for what is not there.
+pub fn router(edge: Edge, further: Router) -> Router {
     let cors = cors(&edge.origins);
     api::routes(&edge)
         .merge(broadcast::routes())
@@ -86,12 +97,21 @@ pub fn router(edge: Edge) -> Router {
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
-        .fallback(|| async { Problem::not_found() })
+        .merge(further.with_state(()))
+        .fallback(of_the_page)
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(from_fn(rest::read_out))
         .layer(cors)
         .layer(from_fn(identified))
         .with_state(edge)
+}
+
+/// What the page has at a path that is not the gateway's.
+async fn of_the_page(State(edge): State<Edge>, request: Request) -> Result<Response, Problem> {
+    match &edge.web_root {
+        Some(web_root) => web_root.answer(request).await,
+        None => Err(Problem::not_found()),
+    }
 }
 
 /// Which pages may read answers (the Fetch standard, "CORS protocol"). Nothing here goes by cookies, so that credentials

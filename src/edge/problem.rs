@@ -20,7 +20,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    const fn new(status: StatusCode, detail: &'static str) -> Self {
+    /// A status, and a sentence for the caller that says what to do.
+    pub const fn new(status: StatusCode, detail: &'static str) -> Self {
         Self {
             status,
             detail,
@@ -29,7 +30,7 @@ impl Problem {
         }
     }
 
-    fn with(mut self, name: header::HeaderName, value: &'static str) -> Self {
+    pub(super) fn with(mut self, name: header::HeaderName, value: &'static str) -> Self {
         self.headers.push((name, value));
         self
     }

@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Stdio},
+    time::SystemTime,
 };
 
 use herald::dev::{
@@ -198,6 +199,7 @@ async fn the_demo_ends_in_order_on_ctrl_c_and_is_found_again() {
     for (number, stop) in [(1, "INT"), (2, "TERM")] {
         let mut demo = Demo::start(folder.path()).await;
         let before = messages(&demo.database_url()).await;
+        assert!(!demo.guide.contains("browser"), "{}", demo.guide);
         assert_eq!(demo.run_printed_command("PGPASSWORD="), "INSERT 0 1");
         demo.follow_the_guide_to_the_api().await;
         until("the chatter to write", async || {
@@ -220,6 +222,79 @@ async fn the_demo_ends_in_order_on_ctrl_c_and_is_found_again() {
     }
     let log = std::fs::read_to_string(folder.path().join("postgres/postgres.log")).unwrap();
     assert!(!log.contains("not properly shut down"), "{log}");
+}
+
+#[tokio::test]
+async fn a_page_of_the_demo_is_served_and_gets_tokens_for_its_people_and_other_pages_get_none() {
+    let (folder, page) = (folder(), folder());
+    let content = "<!doctype html><title>messages</title>";
+    std::fs::write(page.path().join("index.html"), content).unwrap();
+    let flags = ["--web-root", page.path().to_str().unwrap()];
+    let mut demo = Demo::start_with(folder.path(), &flags).await;
+    let lines = demo.lines();
+    let open = lines.iter().find_map(|line| line.strip_prefix("open http://"));
+    let (host, rest) = open.unwrap().split_once('/').unwrap();
+    assert!(rest.starts_with("?as=alice and ?as=bob side by side"), "{rest}");
+    let address = host.parse().unwrap();
+    assert_eq!(http::fetch(address, "/?as=alice").await.body, content);
+
+    // The page says the host of its address.
+    let host = ("Host", host);
+    let own = [host, ("Sec-Fetch-Site", "same-origin")];
+    let answer = http::ask_with_body(address, "GET", "/demo/people", &own, b"").await;
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    let people = answer.json(200);
+    let (alice, bob) = (&people["people"][0], &people["people"][1]);
+    assert_eq!(
+        (&alice["username"], &bob["username"]),
+        (&"alice".into(), &"bob".into())
+    );
+    assert!(alice["avatar_url"].as_str().unwrap().starts_with("data:image/"));
+
+    let (wish, json) = (r#"{"username":"alice"}"#, ("Content-Type", "application/json"));
+    let answer = http::ask_with_body(address, "POST", "/demo/token", &[host, json], wish.as_bytes()).await;
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    let token = answer.json(200);
+    assert_eq!(token["user"], alice["id"]);
+    let expires_at = humantime::parse_rfc3339(token["expires_at"].as_str().unwrap()).unwrap();
+    let lifetime = expires_at.duration_since(SystemTime::now()).unwrap();
+    assert!((3500..=3600).contains(&lifetime.as_secs()), "{lifetime:?}");
+    let bearer = format!("Bearer {}", token["token"].as_str().unwrap());
+    let with_token = [("Authorization", bearer.as_str())];
+    let conversations = http::ask(address, "GET", "/v1/conversations", &with_token).await;
+    assert!(
+        !conversations.json(200)["conversations"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
+
+    let origin = ("Origin", "https://evil.example");
+    let rebound = ("Host", "evil.example");
+    for stranger in [
+        &[host, json, origin][..],
+        &[rebound, json],
+        &[rebound, json, origin],
+    ] {
+        for (method, path, body) in [("GET", "/demo/people", ""), ("POST", "/demo/token", wish)] {
+            let refused = http::ask_with_body(address, method, path, stranger, body.as_bytes()).await;
+            refused.problem(403);
+            assert!(!refused.body.contains("alice"), "{refused:?}");
+        }
+    }
+    let form = [host, ("Content-Type", "text/plain")];
+    http::ask_with_body(address, "POST", "/demo/token", &form, wish.as_bytes())
+        .await
+        .problem(415);
+    let nobody = r#"{"username":"mallory"}"#;
+    http::ask_with_body(address, "POST", "/demo/token", &[host, json], nobody.as_bytes())
+        .await
+        .problem(422);
+    http::ask_with_body(address, "GET", "/demo/token", &[host], b"")
+        .await
+        .problem(405);
+    signal("TERM", demo.process());
+    assert!(demo.child.wait().await.unwrap().success());
 }
 
 #[tokio::test]
@@ -299,9 +374,15 @@ struct Demo<'a> {
 
 impl<'a> Demo<'a> {
     async fn start(folder: &'a Path) -> Self {
+        Self::start_with(folder, &[]).await
+    }
+
+    async fn start_with(folder: &'a Path, flags: &[&str]) -> Self {
         let mut command = tokio::process::Command::new(HERALD);
         command
             .args(dev(folder))
+            .args(flags)
+            .env_remove("HERALD_WEB_ROOT")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true);

@@ -39,3 +39,4 @@ mod support;
 mod tail;
 mod tokens_at_the_door;
 mod view;
+mod web_root;

@@ -21,17 +21,21 @@ const BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// Reads and understands a body.
 ///
 /// # Errors
-/// `415` unless it is JSON by its `Content-Type`; `413` above 256 KiB; `408` if it comes too slowly; `400` if it is not what
-/// is expected.
+/// `415` unless it is JSON by its `Content-Type`; `413` above 256 KiB; `408` if it comes too slowly; `otherwise`, which tells
+/// what is expected, if it is something else.
 ///
 /// # Cancel safety
 /// Not safe: what was read is lost.
-pub(super) async fn read<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Problem> {
+pub async fn read<T: DeserializeOwned>(
+    headers: &HeaderMap,
+    body: Body,
+    otherwise: Problem,
+) -> Result<T, Problem> {
     if !is_json(headers) {
         return Err(Problem::unsupported_media_type());
     }
-    let bytes = collect(body).await?.ok_or(Problem::bad_body())?;
-    understand(&bytes)
+    let understood = collect(body).await?.and_then(|bytes| understand(&bytes));
+    understood.ok_or(otherwise)
 }
 
 /// The bytes of a body; none if the connection broke before its end.
@@ -50,11 +54,10 @@ pub(in super::super) async fn collect(body: Body) -> Result<Option<Bytes>, Probl
     }
 }
 
-fn understand<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
+fn understand<T: DeserializeOwned>(bytes: &Bytes) -> Option<T> {
     // An array of the fields in their order would be understood, too, and is no object.
     let is_object = bytes.trim_ascii_start().starts_with(b"{");
-    let understood = serde_json::from_slice(bytes).ok().filter(|_| is_object);
-    understood.ok_or(Problem::bad_body())
+    serde_json::from_slice(bytes).ok().filter(|_| is_object)
 }
 
 /// What the body calls itself, without parameters and in lower case; nothing if it does not say.

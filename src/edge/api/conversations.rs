@@ -131,7 +131,7 @@ pub(super) async fn send(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let message: NewMessage = body::read(&headers, body).await?;
+    let message: NewMessage = body::read(&headers, body, Problem::bad_body()).await?;
     let id = message.check()?;
     let conversations = edge.conversations.clone();
     let call = async move {

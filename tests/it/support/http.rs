@@ -25,6 +25,12 @@ impl Answer {
         found.map(|(_, value)| value.as_str())
     }
 
+    /// All values of a header, by its name in lower case.
+    pub(crate) fn all(&self, name: &str) -> Vec<&str> {
+        let found = self.headers.iter().filter(|(found, _)| found == name);
+        found.map(|(_, value)| value.as_str()).collect()
+    }
+
     /// The body as JSON, of an answer with this status.
     pub(crate) fn json(&self, status: u16) -> serde_json::Value {
         assert_eq!(self.status, status, "{self:?}");
@@ -54,9 +60,15 @@ pub(crate) async fn ask(address: SocketAddr, method: &str, target: &str, headers
         .write_all(request(method, target, headers).as_bytes())
         .await
         .unwrap();
-    read(&mut stream)
-        .await
-        .expect("the connection ended without an answer")
+    let answer = if method == "HEAD" {
+        timeout(AT_MOST, read_head(&mut stream))
+            .await
+            .expect("no answer")
+            .map(|(head, _)| head)
+    } else {
+        read(&mut stream).await
+    };
+    answer.expect("the connection ended without an answer")
 }
 
 /// Asks with a body, on a connection of its own.
@@ -106,9 +118,12 @@ pub(crate) async fn ask_for_socket(address: SocketAddr, query: &str, headers: &[
     ask(address, "GET", &format!("/v1/socket{query}"), &headers).await
 }
 
-/// A request without a body.
+/// A request without a body. Its host is one of the tests unless the headers name another.
 pub(crate) fn request(method: &str, target: &str, headers: &[(&str, &str)]) -> String {
-    let mut text = format!("{method} {target} HTTP/1.1\r\nHost: herald.test\r\n");
+    let mut text = format!("{method} {target} HTTP/1.1\r\n");
+    if !headers.iter().any(|(name, _)| *name == "Host") {
+        text.push_str("Host: herald.test\r\n");
+    }
     for (name, value) in headers {
         write!(text, "{name}: {value}\r\n").unwrap();
     }
@@ -122,6 +137,20 @@ pub(crate) async fn read(stream: &mut TcpStream) -> Option<Answer> {
 }
 
 async fn read_whole(stream: &mut (impl AsyncRead + Unpin)) -> Option<Answer> {
+    let (mut answer, mut body) = read_head(stream).await?;
+    let length = answer
+        .header("content-length")
+        .map_or(0, |length| length.parse().unwrap());
+    while body.len() < length {
+        assert!(stream.read_buf(&mut body).await.unwrap() > 0, "half a body");
+    }
+    body.truncate(length);
+    answer.body = String::from_utf8(body).unwrap();
+    Some(answer)
+}
+
+/// Reads an answer up to its body, and what of that has come along.
+async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Option<(Answer, Vec<u8>)> {
     let mut bytes = Vec::new();
     let head = loop {
         if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -140,19 +169,10 @@ async fn read_whole(stream: &mut (impl AsyncRead + Unpin)) -> Option<Answer> {
         .map(|line| line.split_once(": ").unwrap())
         .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
         .collect();
-    let mut answer = Answer {
+    let answer = Answer {
         status,
         headers,
         body: String::new(),
     };
-    let length = answer
-        .header("content-length")
-        .map_or(0, |length| length.parse().unwrap());
-    let mut body = bytes.split_off(head + 4);
-    while body.len() < length {
-        assert!(stream.read_buf(&mut body).await.unwrap() > 0, "half a body");
-    }
-    body.truncate(length);
-    answer.body = String::from_utf8(body).unwrap();
-    Some(answer)
+    Some((answer, bytes.split_off(head + 4)))
 }

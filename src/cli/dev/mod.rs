@@ -4,6 +4,8 @@
 //! that nothing is written that nobody delivers. However this process ends, the others end with it: each holds the other
 //! end of a pipe. The demo keeps no data of its own; it is all in the folder, and a second start finds it there.
 
+mod sign_in;
+
 use std::{
     convert::Infallible,
     fmt,
@@ -33,7 +35,7 @@ use crate::{
         demo,
         people::PEOPLE,
     },
-    edge::{AllowedOrigins, acceptor},
+    edge::{AllowedOrigins, WebRoot, acceptor},
     migrate::{self, MigrateError},
     postgres::{Settings, SettingsError},
     telemetry,
@@ -151,10 +153,15 @@ async fn until_signalled(config: DevConfig) -> Result<(), DevError> {
 }
 
 async fn run_demo(config: DevConfig, stopping: CancellationToken) -> Result<(), DevError> {
-    let DevConfig { folder, bind, log } = config;
+    let DevConfig {
+        folder,
+        bind,
+        web_root,
+        log,
+    } = config;
     telemetry::start(log);
     let (demo, listener) = tokio::select! {
-        prepared = Demo::prepare(&folder, bind) => prepared?,
+        prepared = Demo::prepare(&folder, bind, web_root) => prepared?,
         () = stopping.cancelled() => return Ok(()),
     };
     let gateway_stopping = CancellationToken::new();
@@ -223,6 +230,8 @@ struct Demo {
     cluster: Cluster,
     /// Where the gateway listens.
     address: SocketAddr,
+    /// A page for people, if one is served.
+    web_root: Option<WebRoot>,
     jwt_secret_file: PathBuf,
     password_file: PathBuf,
     /// This very program.
@@ -230,7 +239,11 @@ struct Demo {
 }
 
 impl Demo {
-    async fn prepare(folder: &Path, bind: SocketAddr) -> Result<(Self, TcpListener), DevError> {
+    async fn prepare(
+        folder: &Path,
+        bind: SocketAddr,
+        web_root: Option<WebRoot>,
+    ) -> Result<(Self, TcpListener), DevError> {
         let (listener, address) = listen(bind)?;
         say(&format_args!(
             "starting a private Postgres in {}",
@@ -256,6 +269,7 @@ impl Demo {
         let demo = Self {
             cluster,
             address,
+            web_root,
             jwt_secret_file: folder.join("jwt-secret"),
             password_file: folder.join("password"),
             program: std::env::current_exe().map_err(|error| file_error(Path::new("herald"), error))?,
@@ -264,14 +278,17 @@ impl Demo {
     }
 
     fn gateway(&self, listener: TcpListener, stopping: CancellationToken) -> Result<Gateway, DevError> {
+        let secret = Secret::new(self.jwt_secret()?)?;
         let auth = AuthConfig {
-            secret: Some(Secret::new(self.jwt_secret()?)?),
+            secret: Some(secret.clone()),
             ..AuthConfig::default()
         };
         let database = Settings::parse(&self.cluster.url(demo::DATABASE))?;
         let config = AppConfig {
             // A page in the making is served from a port of its own.
             origins: AllowedOrigins::Any,
+            web_root: self.web_root.clone(),
+            further_routes: sign_in::routes(secret, self.address),
             ..AppConfig::with_defaults(database, auth)
         };
         Ok(Gateway {
@@ -317,6 +334,7 @@ impl Demo {
         let (tail, psql) = (self.tail(alice.id()), self.psql(alice.id(), bob.id()));
         let (send, token) = (self.send(alice.id(), bob.id()), self.token(alice.id()));
         let last = PEOPLE[PEOPLE.len() - 1];
+        let page = self.page();
         format!(
             "
 Running
@@ -324,7 +342,7 @@ Running
   Postgres  127.0.0.1:{port}, database {database}, log in {}
   chatter   process {chatter}: somebody writes to somebody every one to two seconds,
             half of it by SQL and half by the HTTP API
-
+{page}
 Try in another terminal
 
   See what {} receives and sends, as it happens:
@@ -361,6 +379,23 @@ Ctrl-C stops everything; the next start finds the data again.
             PEOPLE[2].id(),
             last.username,
             last.id(),
+        )
+    }
+
+    /// Where two people are found in a browser, if the gateway serves a page.
+    fn page(&self) -> String {
+        if self.web_root.is_none() {
+            return String::new();
+        }
+        let [alice, bob, ..] = PEOPLE;
+        format!(
+            "
+Try in a browser
+  open {}/?as={} and ?as={} side by side, and write from one to the other
+",
+            self.url(),
+            alice.username,
+            bob.username
         )
     }
 
