@@ -75,19 +75,25 @@ export class Database {
     readonly port: string,
     readonly password: string,
     readonly secret: string,
+    readonly psql: string,
+    /** The demo's own gateway, which signs in whom it is told to. */
+    readonly gatewayUrl: string,
   ) {}
 
-  static async start(): Promise<Database> {
+  static async start(settings: Record<string, string> = {}): Promise<Database> {
     const folder = await mkdtemp(join(tmpdir(), 'herald-client-'));
     // Postgres may run as another user.
     await chmod(folder, 0o755);
-    const dev = new Running(spawn(BINARY!, ['dev', '--folder', folder, '--bind', '127.0.0.1:0'], { env: environment() }));
+    const dev = new Running(spawn(BINARY!, ['dev', '--folder', folder, '--bind', '127.0.0.1:0'], { env: environment(settings) }));
     const chatter = await dev.find(/chatter +process (\d+)/);
     process.kill(Number(chatter));
     const [password, secret] = await Promise.all(
       ['password', 'jwt-secret'].map(async (name) => (await readFile(join(folder, name), 'utf8')).trim()),
     );
-    return new Database(folder, dev, await dev.find(/Postgres +127\.0\.0\.1:(\d+)/), password!, secret!);
+    const port = await dev.find(/Postgres +127\.0\.0\.1:(\d+)/);
+    // It lies beside the server's program, which need not be on the path.
+    const [psql, gatewayUrl] = await Promise.all([dev.find(/" (\S+psql) -h/), dev.find(/gateway +(\S+)/)]);
+    return new Database(folder, dev, port, password!, secret!, psql, gatewayUrl);
   }
 
   get url(): string {
@@ -95,7 +101,7 @@ export class Database {
   }
 
   async sql(statement: string): Promise<string> {
-    const { stdout } = await promisify(execFile)('psql', ['-XAtq', this.url, '-c', statement]);
+    const { stdout } = await promisify(execFile)(this.psql, ['-XAtq', this.url, '-c', statement]);
     return stdout.trim();
   }
 
