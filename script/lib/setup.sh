@@ -337,6 +337,41 @@ https://nodejs.org, or by a version manager (https://github.com/nvm-sh/nvm), put
     if ! find_node >/dev/null; then apt_get install --no-install-recommends npm; fi
 }
 
+# Chromium, in which the tests look at the page. It is told to them by HERALD_CHROMIUM, which may name another one.
+require_chromium() {
+    local found
+    if ! found=$(find_chromium); then
+        if command -v apt-get >/dev/null 2>&1; then
+            require_root_for Chromium chromium
+            step 'installing chromium by apt'
+            apt_get update
+            apt_get install --no-install-recommends chromium
+        fi
+        found=$(find_chromium) || give_up 'Chromium was not found; the tests of the page need it. Install it, and run this again:
+    apt-get install chromium            (Debian)
+    dnf install chromium                (Fedora)
+    apk add chromium                    (Alpine)
+    pacman -S chromium                  (Arch)
+    brew install --cask google-chrome   (macOS)
+Elsewhere, set HERALD_CHROMIUM to the program of a Chromium or Chrome.'
+    fi
+    export HERALD_CHROMIUM="$found"
+    step "Chromium: $found"
+}
+
+find_chromium() {
+    local candidate
+    for candidate in "${HERALD_CHROMIUM:-}" "$(command -v chromium || true)" "$(command -v chromium-browser || true)" \
+        "$(command -v google-chrome || true)" /Applications/Chromium.app/Contents/MacOS/Chromium \
+        '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome'; do
+        if [ -n "$candidate" ] && [ -x "$candidate" ]; then
+            printf '%s\n' "$candidate"
+            return 0
+        fi
+    done
+    return 1
+}
+
 # Fills tests/supabase/node_modules.
 install_supabase_clients() {
     install_npm_packages "$root/tests/supabase" 'the clients of Supabase Realtime'

@@ -79,10 +79,6 @@ describe('the page', { skip: !BINARY }, () => {
       await tab.messages.filter({ hasText: 'Not sent' }).waitFor();
       await tab.box.fill('x'.repeat(10_001));
       await look(tab, `${name}-failed`);
-      await person.context.setOffline(true);
-      await tab.page.getByRole('alert').waitFor();
-      await look(tab, `${name}-offline`);
-      await person.context.setOffline(false);
 
       const lost = await scene.tab(person, 'nonsense');
       await lost.page.getByRole('heading', { name: 'This conversation could not be loaded' }).waitFor();
@@ -108,6 +104,18 @@ describe('the page', { skip: !BINARY }, () => {
       const outside = await stranger.tab(scene.application.url);
       await outside.page.getByText('You are not signed in any more.').first().waitFor();
       await look(outside, `${name}-signed-out`);
+    });
+  }
+
+  for (const name of ['desktop', 'phone-dark']) {
+    test(`says that there is no network: ${name}`, async () => {
+      const person = await scene.person(ALICE, WINDOWS[name]);
+      const tab = await scene.tab(person, `${BOB}__general`);
+      await tab.messages.first().waitFor();
+      await person.context.setOffline(true);
+      await tab.page.getByRole('alert').waitFor();
+      await look(tab, `${name}-offline`);
+      await person.context.setOffline(false);
     });
   }
 
