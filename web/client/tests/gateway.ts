@@ -111,12 +111,10 @@ export class Database {
     return this.sql(`insert into messages (sender_id, receiver_id, content, product_id) values (${columns}) returning id`);
   }
 
-  /** Somebody writes so many messages at once, numbered from one on, a millisecond after the other up to now. */
-  async fill(sender: string, receiver: string, content: string, count: number): Promise<void> {
-    await this.sql(
-      `insert into messages (sender_id, receiver_id, content, created_at)
-       select '${sender}', '${receiver}', '${content} ' || n, now() - (${count} - n) * interval '1 millisecond' from generate_series(1, ${count}) n`,
-    );
+  /** Somebody writes so many messages at once, numbered from one on, so far one after the other, the last one now. */
+  async fill(sender: string, receiver: string, content: string, count: number, apart = '1 millisecond'): Promise<void> {
+    const rows = `select '${sender}', '${receiver}', '${content} ' || n, now() - (${count} - n) * interval '${apart}'`;
+    await this.sql(`insert into messages (sender_id, receiver_id, content, created_at) ${rows} from generate_series(1, ${count}) n`);
   }
 
   /** A token that is good for so many seconds. */

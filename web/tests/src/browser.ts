@@ -25,13 +25,13 @@ async function findProgram(): Promise<string> {
   throw new Error('Chromium was not found: install it, or name it by HERALD_CHROMIUM.');
 }
 
-export async function startBrowser(): Promise<Browser> {
+export async function startBrowser(further: readonly string[]): Promise<Browser> {
   return chromium.launch({
     executablePath: await findProgram(),
     // Chromium does not run in its sandbox for root, whose machine a container's is.
     chromiumSandbox: process.getuid?.() !== 0,
-    // The tests measure what the page keeps, after what nobody needs any more has been let go of.
-    args: ['--js-flags=--expose-gc', '--disable-dev-shm-usage'],
+    // A container's shared memory is small.
+    args: ['--disable-dev-shm-usage', ...further],
   });
 }
 

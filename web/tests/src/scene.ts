@@ -37,8 +37,13 @@ export class Scene {
     readonly browser: Browser,
   ) {}
 
-  static async start(): Promise<Scene> {
-    const [database, browser] = await Promise.all([Database.start({ HERALD_WEB_ROOT: DEMO_PAGE }), startBrowser(), buildPage()]);
+  /** Sets the stage; Chromium is given these arguments. */
+  static async start(chromium: readonly string[] = []): Promise<Scene> {
+    const [database, browser] = await Promise.all([
+      Database.start({ HERALD_WEB_ROOT: DEMO_PAGE }),
+      startBrowser(chromium),
+      buildPage(),
+    ]);
     const scene = new Scene(database, await Application.start(database), browser);
     await scene.startGateway();
     return scene;

@@ -103,6 +103,11 @@ function minuteOf(time: number): number {
   return Math.floor(time / MINUTE);
 }
 
+/** How many messages a block has. */
+export function countMessages({ groups }: Block): number {
+  return groups.reduce((count, { messages }) => count + messages.length, 0);
+}
+
 /** How many messages of others stand after this one. If it is gone, nobody knows. */
 export function countAfter(messages: readonly ThreadMessage[], id: string | null, user: string | null): number {
   const index = messages.findLastIndex((message) => message.id === id);
