@@ -1,4 +1,4 @@
-/** Prints how long a person waits for the page: `npm run figures`, with the gateway's program in HERALD_BINARY. */
+/** Prints how long a person waits for the page: `npm run figures`, with the programs of the gateway and of Chromium in HERALD_BINARY and HERALD_CHROMIUM. */
 
 import { ALICE, BOB } from '../../client/tests/gateway.js';
 import type { Person, Tab } from './browser.js';
