@@ -377,15 +377,11 @@ install_supabase_clients() {
     install_npm_packages "$root/tests/supabase" 'the clients of Supabase Realtime'
 }
 
-# Builds the page, where the sources have one, and sets `page` to the folder that `herald serve` and `herald dev` take.
+# Builds the page into web/app/dist, the folder that `herald serve` and `herald dev` take. It needs Node.
 build_page() {
-    page=
-    if [ ! -f "$root/web/package.json" ]; then return; fi
-    require_node
     install_npm_packages "$root/web" 'what the page is built with'
     step 'building the page'
     (cd "$root/web" && npm run build --loglevel=error </dev/null) || give_up 'The page could not be built; see above.'
-    page=$root/web/app/dist
 }
 
 # Fills the node_modules of the folder $1 with what its lock names, called $2, unless it has been filled from this lock. No package

@@ -18,7 +18,7 @@ globalThis.WebSocket ??= NodeWebSocket as unknown as typeof WebSocket;
 export const BINARY = process.env['HERALD_BINARY'];
 
 /** How long anything may take, in milliseconds: far longer than it does, because machines are busy. */
-const PATIENCE = 30_000;
+export const PATIENCE = 30_000;
 
 /** People and a product of the demo. */
 export const ALICE = 'aaaaaaaa-0000-4000-8000-000000000001';

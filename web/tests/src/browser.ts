@@ -1,35 +1,18 @@
 /** Chromium without a window, and a person in it, who finds things by their roles and names only. */
 
 import assert from 'node:assert/strict';
-import { access } from 'node:fs/promises';
 
 import { chromium, type Browser, type BrowserContextOptions, type BrowserContext, type Locator, type Page } from 'playwright-core';
 
-/** How long anything may take, in milliseconds: far longer than it does, because machines are busy. */
-export const PATIENCE = 30_000;
-
-/** Where Chromium is installed by Debian, Fedora, Google and Homebrew. `script/test` names the one it has found. */
-const PROGRAMS = [
-  process.env['HERALD_CHROMIUM'] ?? '',
-  '/usr/bin/chromium',
-  '/usr/bin/chromium-browser',
-  '/usr/bin/google-chrome',
-  '/Applications/Chromium.app/Contents/MacOS/Chromium',
-  '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome',
-];
-
-async function findProgram(): Promise<string> {
-  for (const program of PROGRAMS) {
-    if (program && (await access(program).then(() => true, () => false))) return program;
-  }
-  throw new Error('Chromium was not found: install it, or name it by HERALD_CHROMIUM.');
-}
+import { PATIENCE } from '../../client/tests/gateway.js';
 
 export async function startBrowser(further: readonly string[]): Promise<Browser> {
+  const executablePath = process.env['HERALD_CHROMIUM'];
+  assert.ok(executablePath, 'Set HERALD_CHROMIUM to the program of a Chromium or Chrome, as script/test does.');
   return chromium.launch({
-    executablePath: await findProgram(),
-    // Chromium does not run in its sandbox for root, whose machine a container's is.
-    chromiumSandbox: process.getuid?.() !== 0,
+    executablePath,
+    // Neither root nor many a container can have the sandbox; the tests show no pages but their own.
+    chromiumSandbox: false,
     // A container's shared memory is small.
     args: ['--disable-dev-shm-usage', ...further],
   });

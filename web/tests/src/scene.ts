@@ -1,31 +1,24 @@
 /** What a test plays in: a database, a gateway that serves the page, the application before it, and a browser. */
 
-import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 
 import type { Browser, BrowserContextOptions } from 'playwright-core';
 
 import { Database, Gateway } from '../../client/tests/gateway.js';
-import { Application, COOKIE, TOKEN_PATH } from './application.js';
+import { Application, COOKIE } from './application.js';
 import { Person, startBrowser, type Tab } from './browser.js';
 
 /** The folder `web`. */
-const WEB = fileURLToPath(new URL('../../../..', import.meta.url));
+export const WEB = fileURLToPath(new URL('../../../..', import.meta.url));
 
-/** The page as an application builds it for itself. */
-const PAGE = `${WEB}/tests/dist`;
+/** The page as the application has built it for itself, by `build-page`. */
+export const PAGE = `${WEB}/tests/dist`;
 
 /** The page of the demo. */
 export const DEMO_PAGE = `${WEB}/app/dist`;
 
 /** Where screenshots are put. */
 export const SHOTS = `${WEB}/tests/shots`;
-
-async function buildPage(): Promise<void> {
-  const arguments_ = ['run', 'build', '--workspace', 'app', '--', '--outDir', PAGE, '--emptyOutDir', '--logLevel', 'warn'];
-  await promisify(execFile)('npm', arguments_, { cwd: WEB, env: { ...process.env, VITE_HERALD_TOKEN_URL: TOKEN_PATH } });
-}
 
 /** A stage with people on it. */
 export class Scene {
@@ -42,7 +35,6 @@ export class Scene {
     const [database, browser] = await Promise.all([
       Database.start({ HERALD_WEB_ROOT: DEMO_PAGE }),
       startBrowser(chromium),
-      buildPage(),
     ]);
     const scene = new Scene(database, await Application.start(database), browser);
     await scene.startGateway();
