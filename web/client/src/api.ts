@@ -2,9 +2,7 @@
 
 import type { ErrorSink } from './readable.js';
 import { ProblemError, type HeraldClientOptions, type TokenRequest } from './types.js';
-
-/** How long an answer may take, in milliseconds. */
-const ANSWER_DEADLINE = 20_000;
+import { ANSWER_DEADLINE } from './limits.js';
 
 /** What a token says of itself. Only the gateway can tell whether that is true. */
 export interface Claims {
@@ -107,10 +105,10 @@ export class Api {
     for (let attempt = 0; ; attempt++) {
       const token = await this.token();
       init.signal.throwIfAborted();
-      const headers = { authorization: `Bearer ${token}`, ...(init.body && { 'content-type': 'application/json' }) };
+      const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' };
       const answer = await fetch(this.base + path, { ...init, headers } as RequestInit);
-      const { ok, status } = answer;
-      if (ok) return answer;
+      if (answer.ok) return answer;
+      const { status } = answer;
       if (status !== 401 || attempt > 0) {
         // What is no problem body was sent by no gateway; its status says enough.
         const { detail = `HTTP ${status}` } = (await answer.json().catch(() => ({}))) as { detail?: string };

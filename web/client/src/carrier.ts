@@ -29,7 +29,7 @@ export function openSocket(api: Api, token: string, query: string, hearer: Heare
     hearer.alive();
     hearer.frame(data as string);
   };
-  // What an error was is told to nobody; the close event follows.
+  // What an error was is told to nobody; the close event follows. The package `ws` throws what nobody listens to.
   socket.onerror = () => {};
   socket.onclose = ({ code, reason }) => hearer.ended(lost(code, reason));
   return {

@@ -4,6 +4,7 @@ import { Api, lost } from './api.js';
 import { openEvents, openSocket, type Hearer } from './carrier.js';
 import { Listeners, Writable, type ErrorSink } from './readable.js';
 import { Backoff, comeBack, pause, type Poke } from './recovery.js';
+import { LASTED, PROBE_DEADLINE, READY_DEADLINE, RENEW_AFTER, RENEW_MAX, RENEW_PAUSE, SOCKET_BAN, SOCKET_FAILURES } from './limits.js';
 import type {
   CallOptions,
   ConnectionState,
@@ -19,30 +20,6 @@ import type {
   Readable,
   Ready,
 } from './types.js';
-
-/** How long the first frame may take, in milliseconds: a gateway allows a replay fifteen seconds. */
-const READY_DEADLINE = 20_000;
-
-/** How soon the gateway has to answer when the page comes back into sight, in milliseconds. */
-const PROBE_DEADLINE = 5_000;
-
-/** A session that lasted this long was a good one even if nothing happened, in milliseconds. */
-const LASTED = 10_000;
-
-/** The share of a token's remaining life after which the next one is asked for. */
-const RENEW_AFTER = 0.8;
-
-/** The least time between two attempts to get a token in a session, in milliseconds. */
-const RENEW_PAUSE = 1_000;
-
-/** The longest time that a browser's timers take, in milliseconds. */
-const TIMER_MAX = 2 ** 31 - 1;
-
-/** If more WebSockets than these fail in a row, Server-Sent Events are used. */
-const SOCKET_FAILURES = 1;
-
-/** After this time WebSockets are tried again when a connection is opened, in milliseconds. */
-const SOCKET_BAN = 600_000;
 
 /** Frames of the gateway that matter here; others are ignored. */
 type Frame =
@@ -64,15 +41,12 @@ export class HeraldClient {
   readonly #state: Writable<ConnectionState>;
   readonly #api: Api;
   readonly #listeners: Listeners<[name: string, value: unknown]>;
-  readonly #backoff = new Backoff();
   #cursor: string | undefined;
   #running: AbortController | null = null;
   /** When the last session has proved itself: by events at once, otherwise by lasting. Never, if it has not begun. */
   #provesAt = Infinity;
-  #socketFailures = 0;
-  #socketBanEnds = 0;
-  /** Ends the session or the wait for the next one, or has it look whether something has changed. */
-  #poke: Poke | null = null;
+  /** The session or the wait for the next one, which may end or look whether something has changed. */
+  readonly #pokes = new Set<Poke>();
 
   constructor(options: HeraldClientOptions) {
     this.onError = options.onError ?? console.error;
@@ -98,7 +72,7 @@ export class HeraldClient {
     this.#cursor = cursor;
     const { signal } = running;
     for (const type of ['online', 'offline', 'pageshow', 'visibilitychange']) {
-      globalThis.addEventListener?.(type, () => this.#poke?.(false, type === 'online'), { signal });
+      globalThis.addEventListener?.(type, () => this.#poke(type), { signal });
     }
     this.#run(signal).catch(this.onError);
   }
@@ -161,10 +135,14 @@ export class HeraldClient {
     this.#listeners.call([event, value]);
   }
 
-  #stop(state: ConnectionState): void {
+  #poke(news?: string): void {
+    for (const poke of this.#pokes) poke(news);
+  }
+
+  #stop(state: ConnectionState): undefined {
     this.#running?.abort();
     this.#running = null;
-    this.#poke?.(true);
+    this.#poke();
     this.#state.set(state);
   }
 
@@ -176,24 +154,31 @@ export class HeraldClient {
 
   /** Holds sessions, one after the other, until there is no point in another or the signal ends it. */
   async #run(signal: AbortSignal): Promise<void> {
+    const backoff = new Backoff();
+    let socketFailures = 0;
+    let socketBanEnds = 0;
     let loss: ProblemError | undefined = lost();
     for (let attempt = 1; !signal.aborted; attempt++) {
       // Where one session only takes another one's place, nobody needs to know.
       if (loss) this.#show({ status: 'connecting', attempt });
-      const isSocket = Date.now() > this.#socketBanEnds;
+      const isSocket = Date.now() > socketBanEnds;
       this.#provesAt = Infinity;
-      loss = await this.#session(isSocket, signal).catch((error: unknown) => lost(-1, `${error}`));
+      loss = await this.#session(isSocket, signal).catch((error: ProblemError) => {
+        // The source of tokens has none and will have none: the person is signed out.
+        if (error.isTemporary === false && !signal.aborted) return this.#stop({ status: 'refused', code: error.status, reason: error.detail });
+        return lost(-1, error.message);
+      });
       const hasProved = Date.now() > this.#provesAt;
       if (this.#provesAt < Infinity) {
         attempt = 0;
-        if (isSocket) this.#socketFailures = 0;
+        if (isSocket) socketFailures = 0;
       } else if (isSocket && loss && [0, 1006].includes(loss.status)) {
         // A browser does not tell why a WebSocket did not open, but HTTP does.
         try {
           await this.#api.json('/v1/events', { method: 'HEAD', signal });
           // HTTP is let in, so it is the WebSockets that do not pass.
-          if (++this.#socketFailures > SOCKET_FAILURES) {
-            this.#socketBanEnds = Date.now() + SOCKET_BAN;
+          if (++socketFailures > SOCKET_FAILURES) {
+            socketBanEnds = Date.now() + SOCKET_BAN;
             loss = undefined;
           }
         } catch (error) {
@@ -201,17 +186,17 @@ export class HeraldClient {
         }
       }
       if (signal.aborted) return;
-      if (hasProved) this.#backoff.reset();
+      if (hasProved) backoff.reset();
       if (!loss) continue;
       const { status, detail: reason } = loss;
-      const delay = comeBack(loss, hasProved, this.#backoff);
+      const delay = comeBack(loss, hasProved, backoff);
       if (!delay) return this.#stop({ status: 'refused', code: status, reason });
       // A source that has none now may have one for the next attempt, which asks again.
       if (status === 401 || status === 4001) await this.#api.renew('rejected').catch(() => {});
       const [wait, isFirm] = delay;
       if (wait && !signal.aborted) {
         this.#show({ status: 'waiting', retryAt: Date.now() + wait, reason });
-        await pause(wait, isFirm, (poke) => (this.#poke = poke));
+        await pause(wait, isFirm, this.#pokes);
       }
     }
   }
@@ -219,7 +204,7 @@ export class HeraldClient {
   /** Holds one session, and answers how it was lost; if it was not, another one is to take its place with a new token. */
   async #session(isSocket: boolean, signal: AbortSignal): Promise<ProblemError | undefined> {
     const api = this.#api;
-    const token = isSocket ? await api.token() : '';
+    const token = await api.token();
     if (signal.aborted) return undefined;
     return new Promise((resolve) => {
       let beat = 0;
@@ -231,6 +216,7 @@ export class HeraldClient {
         hasEnded = true;
         clearTimeout(pulse);
         clearTimeout(renewal);
+        this.#pokes.delete(poke);
         carrier.close();
         resolve(loss);
       };
@@ -251,7 +237,7 @@ export class HeraldClient {
 
       const renewLater = (): void => {
         const delay = Math.max((api.expiresAt - Date.now()) * RENEW_AFTER, RENEW_PAUSE);
-        renewal = setTimeout(renew, Math.min(delay, TIMER_MAX));
+        renewal = setTimeout(renew, Math.min(delay, RENEW_MAX));
       };
       const renew = async (): Promise<void> => {
         const next = await api.renew('expiring').catch(() => null);
@@ -292,12 +278,13 @@ export class HeraldClient {
       const query = this.#cursor ? `?cursor=${this.#cursor}` : '';
       const carrier = isSocket ? openSocket(api, token, query, hearer) : openEvents(api, query, hearer);
       pulseAfter(READY_DEADLINE, fall);
-      this.#poke = (isOver, isNetwork) => {
-        if (!isOver && beat && carrier.send) probe(PROBE_DEADLINE);
+      const poke: Poke = (news) => {
+        if (news && beat && carrier.send) probe(PROBE_DEADLINE);
         // Where nothing can be asked, another session tells as well.
-        else if (isOver || beat) end();
-        else if (isNetwork) fall();
+        else if (!news || beat) end();
+        else if (news === 'online') fall();
       };
+      this.#pokes.add(poke);
     });
   }
 }

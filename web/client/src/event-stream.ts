@@ -9,7 +9,8 @@ export function eventStreamParser(): (piece: string) => string[] {
   return (piece) => {
     const events = (rest + piece).split(/\r?\n\r?\n/);
     rest = events.pop()!;
-    // A line break more or less is nothing to JSON, which the data is.
-    return events.map((event) => event.replace(/^data:|^.*/gm, '').trim()).filter((data) => data);
+    // A line break more or less is nothing to JSON, which the data is. What a regular expression takes for the end of a line is not
+    // always one of a stream: a message may contain U+2028.
+    return events.map((event) => event.replace(/(^|\n)(data:|[^\n]*)/g, '').trim()).filter((data) => data);
   };
 }

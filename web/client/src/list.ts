@@ -106,11 +106,10 @@ export class ConversationList {
   }
 
   #show(): void {
-    for (const entry of this.#entries.values()) {
-      entry.shown = share(entry.shown, { ...entry.shown, unread_count: entry.others + entry.unread.size });
-    }
+    const shownNow = (entry: Entry): Conversation =>
+      (entry.shown = share(entry.shown, { ...entry.shown, unread_count: entry.others + entry.unread.size }));
     this.shown = [...this.#entries.values()]
-      .map(({ shown }) => shown)
+      .map(shownNow)
       .sort((one, other) => compare(other.last_message_time, one.last_message_time));
   }
 }

@@ -60,17 +60,19 @@ export function retryDelay({ retryAfter = 0 }: ProblemError, backoff: Backoff): 
   return [Math.min(retryAfter, RETRY_AFTER_MAX) * 1000 + backoff.next(), retryAfter > 0];
 }
 
-/** Ends something: for good, or because there is news (of the network, if it is that). */
-export type Poke = (isOver: boolean, isNetwork?: boolean) => void;
+/** Tells news to something that waits for them, by the name of the browser's event; without a name it is over for good. */
+export type Poke = (news?: string) => void;
 
-/** Waits so many milliseconds, or until it is poked; if the delay is firm, news do not count. */
-export function pause(delay: number, isFirm: boolean, begun: (poke: Poke) => void): Promise<void> {
+/** Waits so many milliseconds, or until it is poked, which it can be by what it adds to `pokes`; if the delay is firm, news do not count. */
+export function pause(delay: number, isFirm: boolean, pokes: Set<Poke>): Promise<void> {
   return new Promise((resolve) => {
-    const timer = setTimeout(resolve, delay);
-    begun((isOver) => {
-      if (isFirm && !isOver) return;
+    const poke: Poke = (news) => {
+      if (isFirm && news) return;
       clearTimeout(timer);
+      pokes.delete(poke);
       resolve();
-    });
+    };
+    const timer = setTimeout(poke, delay);
+    pokes.add(poke);
   });
 }

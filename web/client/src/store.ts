@@ -13,29 +13,20 @@ import { ConversationList, isUnread } from './list.js';
 import { Writable } from './readable.js';
 import { Backoff, pause, retryDelay, type Poke } from './recovery.js';
 import { share } from './share.js';
+import { GROWTH_MAX, PAGE, PAGE_MAX, RECENT_MAX, REFRESH_DELAY } from './limits.js';
 import type {
+  ConversationPage,
   ConversationStore,
   ConversationStoreState,
   Message,
   MessageEvent,
+  MessagePage,
+  PageOptions,
   ProblemError,
   Ready,
   Thread,
   ThreadMessage,
 } from './types.js';
-
-/** What a page holds if nothing is said, and at most (PROTOCOL.md, "Paging"). */
-const PAGE = 50;
-const PAGE_MAX = 200;
-
-/** So many conversations are kept, so that going back to them takes no time. */
-const RECENT_MAX = 5;
-
-/** After so many new messages the open conversation is cut back to its newest ones. */
-const GROWTH_MAX = 500;
-
-/** How long doubts are gathered before the list is loaded again, in milliseconds; up to twice as long, for the sake of the gateway. */
-const REFRESH_DELAY = 1_000;
 
 /** What is loaded: the list anew, the list because of a doubt, the open conversation, or another page of either. */
 type Slot = 'list' | 'again' | 'more' | 'thread' | 'older';
@@ -47,10 +38,14 @@ export function createConversationStore(client: HeraldClient): ConversationStore
   const histories = new Map<string, History>();
   /** Messages that the gateway does not have yet, or does not want: by id, in the order in which they are to be sent. */
   const outbox = new Map<string, ThreadMessage>();
-  /** Conversations in which something is being sent: one message at a time keeps their order. */
+  /** Conversations in which something is being sent: one message at a time keeps their order. And `''`, while some are marked as read. */
   const lanes = new Set<string>();
   /** Conversations to mark as read. */
   const seen = new Set<string>();
+  /** What has come since, for each page that is on its way. */
+  const recordings = new Set<MessageEvent[]>();
+  /** Between attempts to mark as read. */
+  const markDelays = new Backoff();
   /** Calls on their way, one of a kind. */
   const calls: { [S in Slot]?: AbortController } = {};
   /** Cuts pauses short. */
@@ -62,25 +57,21 @@ export function createConversationStore(client: HeraldClient): ConversationStore
   let conversationsError: ProblemError | null = null;
   let opened: string | null = null;
   let error: ProblemError | null = null;
-  /** What is shown of the open conversation until it is loaded again, because events may have been missed. */
-  let stale: History | undefined;
-  let isMarking = false;
 
   // What is shown.
 
-  /** A conversation, as far as it is loaded. */
-  const find = (conversation: string | null): History | undefined =>
-    histories.get(conversation!) ?? (conversation === opened ? stale : undefined);
+  /** The open conversation, as far as it is loaded. */
+  const find = (): History | undefined => histories.get(opened!);
 
   /** What waits in a conversation. */
   const waiting = (conversation: string): ThreadMessage[] => [...outbox.values()].filter((one) => nameOf(one) === conversation);
 
   const threadNow = (conversation: string): Thread => {
-    const shown = find(opened);
+    const shown = find();
     const rows = shown?.rows ?? [];
     const row = rows.at(-1);
     // A conversation is loaded only once the position is known that comes with the list.
-    const problem = error ?? (shown ? null : conversationsError);
+    const problem = error ?? (shown || calls.thread ? null : conversationsError);
     return {
       conversation,
       status: statusOf(shown, problem),
@@ -115,13 +106,6 @@ export function createConversationStore(client: HeraldClient): ConversationStore
 
   // Loading.
 
-  /** Waits. Good news cuts it short unless it is firm, and so does the end. */
-  const wait = async (delay: number, isFirm = true): Promise<void> => {
-    let own: Poke | undefined;
-    await pause(delay, isFirm, (poke) => pauses.add((own = poke)));
-    pauses.delete(own!);
-  };
-
   const cancel = (slots = Object.keys(calls) as Slot[]): void => {
     for (const slot of slots) {
       calls[slot]?.abort();
@@ -129,81 +113,67 @@ export function createConversationStore(client: HeraldClient): ConversationStore
     }
   };
 
-  /** Makes a call, again and again as long as it may succeed later. `apply` gets what has come since. */
-  const load = async <T>(
+  /** Asks for a page of a conversation or of the list, again and again as long as it may be had later. `apply` gets what has come since. */
+  const load = async <C extends string | null>(
     slot: Slot,
-    call: (signal: AbortSignal) => Promise<T>,
-    apply: (page: T, since: readonly MessageEvent[]) => void,
+    conversation: C,
+    options: PageOptions,
+    apply: (page: C extends null ? ConversationPage : MessagePage, since: readonly MessageEvent[]) => void,
   ): Promise<void> => {
     cancel([slot]);
     const { signal } = (calls[slot] = new AbortController());
     const delays = new Backoff();
-    const tell = (problem: ProblemError | null): void => {
-      if (slot === 'thread' || slot === 'older') error = problem;
-      else conversationsError = problem;
-    };
     emit();
-    if (slot === 'again') await wait(REFRESH_DELAY * (1 + Math.random()));
+    if (slot === 'again') await pause(REFRESH_DELAY * (1 + Math.random()), true, pauses);
     while (!signal.aborted) {
       const since: MessageEvent[] = [];
-      const end = client.on('batch', (events) => since.push(...events));
-      let problem: ProblemError;
-      try {
-        const page = await call(signal);
-        if (signal.aborted) return;
-        cancel([slot]);
-        tell(null);
-        apply(page, since);
-        emit();
-        return refresh();
-      } catch (thrown) {
-        problem = thrown as ProblemError;
-      } finally {
-        end();
-      }
+      recordings.add(since);
+      let problem = null as ProblemError | null;
+      const given = { ...options, signal };
+      const asked = conversation === null ? client.conversations(given) : client.messages(conversation, given);
+      const page = await asked.catch((thrown) => void (problem = thrown));
+      recordings.delete(since);
       if (signal.aborted) return;
-      tell(problem);
-      if (!problem.isTemporary) cancel([slot]);
+      if (conversation === null) conversationsError = problem;
+      else error = problem;
+      if (!problem?.isTemporary) cancel([slot]);
+      if (page) {
+        apply(page as Parameters<typeof apply>[0], since);
+        for (const { id } of find()?.rows ?? []) outbox.delete(id);
+        // Whatever a doubt leads to, it is nothing that somebody has just seen.
+        if (slot !== 'again') markSeen();
+        refresh();
+      }
       emit();
-      if (!signal.aborted) await wait(...retryDelay(problem, delays));
+      if (problem?.isTemporary) await pause(...retryDelay(problem, delays), pauses);
     }
   };
 
   const loadList = (slot: 'list' | 'again'): Promise<void> => {
     const limit = pageSize(list.shown);
-    return load(
-      slot,
-      (signal) => client.conversations({ limit, signal }),
-      (page, since) => {
-        list.addPage(page, since, true);
-        isListed = true;
-        client.connect(page.cursor);
-      },
-    );
+    // Whoever was sent away meanwhile stays away, and what is loaded does not reach to a new position.
+    const connects = slot === 'list' && client.cursor === undefined;
+    return load(slot, null, { limit }, (page, since) => {
+      list.addPage(page, since, true);
+      isListed = true;
+      if (connects) client.connect(page.cursor);
+    });
   };
 
   const loadThread = async (): Promise<void> => {
     const conversation = opened;
     if (conversation === null || !life || client.cursor === undefined) return;
     cancel(['older']);
-    const limit = pageSize(find(opened)?.rows);
-    await load(
-      'thread',
-      (signal) => client.messages(conversation, { limit, signal }),
-      (page, since) => {
-        const shown = new History(conversation, page, since);
-        histories.set(conversation, shown);
-        for (const { id } of shown.rows) outbox.delete(id);
-        markSeen();
-      },
-    );
+    const limit = pageSize(find()?.rows);
+    await load('thread', conversation, { limit }, (page, since) => {
+      histories.set(conversation, new History(conversation, page, since));
+    });
   };
 
   /** Loads everything anew. What is shown stays until it is replaced. */
   const loadAll = async (): Promise<void> => {
     cancel();
-    stale = find(opened);
-    histories.clear();
+    for (const conversation of histories.keys()) if (conversation !== opened) histories.delete(conversation);
     const listed = loadList('list');
     if (client.cursor === undefined) await listed;
     await Promise.all([listed, loadThread()]);
@@ -217,10 +187,11 @@ export function createConversationStore(client: HeraldClient): ConversationStore
   // What the gateway tells.
 
   const hear = (events: readonly MessageEvent[]): void => {
+    for (const since of recordings) since.push(...events);
     list.applyAll(events);
     for (const event of events) {
       outbox.delete(event.message.id);
-      for (const history of [...histories.values(), stale]) history?.apply(event);
+      for (const history of histories.values()) history.apply(event);
     }
     for (const [conversation, { rows, loaded }] of histories) {
       if (rows.length <= loaded + GROWTH_MAX) continue;
@@ -235,7 +206,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
   const ready = ({ resumed }: Partial<Ready>): void => {
     // Without the old position, what has been loaded may lie before the new one.
     if (!resumed) void loadAll();
-    for (const poke of pauses) poke(false);
+    for (const poke of pauses) poke('ready');
     for (const message of outbox.values()) void deliver(nameOf(message));
     markSeen();
     refresh();
@@ -245,25 +216,32 @@ export function createConversationStore(client: HeraldClient): ConversationStore
 
   /** Marks the open conversation as read if somebody sees it. */
   const markSeen = (): void => {
-    const shown = find(opened);
-    if (!shown || !life || globalThis.document?.visibilityState === 'hidden') return;
-    const { conversation, rows } = shown;
-    if (!list.find(conversation)?.unread_count && !rows.some((row) => isUnread(row, client.user))) return;
-    list.markRead(conversation);
-    seen.add(conversation);
-    if (!isMarking) void markRead(life.signal);
+    const shown = find();
+    if (!shown || !life || globalThis.document?.hidden) return;
+    if (!list.find(opened!)?.unread_count && !shown.rows.some((row) => isUnread(row, client.user))) return;
+    list.markRead(opened!);
+    seen.add(opened!);
+    if (!lanes.has('')) void markRead(life.signal);
     emit();
   };
 
   const markRead = async (signal: AbortSignal): Promise<void> => {
-    isMarking = true;
+    lanes.add('');
     for (const conversation of seen) {
       seen.delete(conversation);
-      await client.markRead(conversation, { signal }).catch(() => {
+      try {
+        await client.markRead(conversation, { signal });
+        markDelays.reset();
+      } catch (thrown) {
+        if (signal.aborted) return;
         list.isDoubtful = true;
-      });
+        await pause(...retryDelay(thrown as ProblemError, markDelays), pauses);
+        // Meanwhile something else may have come, or nobody look any more.
+        seen.clear();
+        if ((thrown as ProblemError).isTemporary) markSeen();
+      }
     }
-    isMarking = false;
+    lanes.delete('');
     refresh();
   };
 
@@ -273,9 +251,9 @@ export function createConversationStore(client: HeraldClient): ConversationStore
     const { signal } = life;
     const delays = new Backoff();
     lanes.add(conversation);
-    for (;;) {
+    while (!signal.aborted) {
       const next = waiting(conversation).find((one) => one.state === 'sending');
-      if (!next || signal.aborted) break;
+      if (!next) return void lanes.delete(conversation);
       try {
         const message = await client.send(conversation, next, { signal });
         delays.reset();
@@ -284,12 +262,11 @@ export function createConversationStore(client: HeraldClient): ConversationStore
       } catch (thrown) {
         if (signal.aborted || !outbox.has(next.id)) continue;
         const problem = thrown as ProblemError;
-        if (problem.isTemporary) await wait(...retryDelay(problem, delays));
+        if (problem.isTemporary) await pause(...retryDelay(problem, delays), pauses);
         else outbox.set(next.id, { ...next, state: 'failed', error: problem });
       }
       emit();
     }
-    lanes.delete(conversation);
   };
 
   /** Forgets a message that has failed; answers it. */
@@ -326,17 +303,19 @@ export function createConversationStore(client: HeraldClient): ConversationStore
     close() {
       life?.abort();
       life = undefined;
+      lanes.clear();
       cancel();
-      for (const poke of pauses) poke(true);
+      for (const poke of pauses) poke();
     },
 
     open(conversation) {
       if (conversation === opened) return;
+      // It may not be what it should be again before it has been loaded anew.
+      if (calls.thread || calls.list || error) histories.delete(opened!);
       cancel(['thread', 'older']);
-      stale = undefined;
       error = null;
       opened = conversation;
-      const shown = find(opened);
+      const shown = find();
       if (shown) {
         // It is the one that was opened last.
         histories.delete(shown.conversation);
@@ -351,24 +330,16 @@ export function createConversationStore(client: HeraldClient): ConversationStore
     },
 
     async loadOlder() {
-      const shown = find(opened);
+      const shown = find();
       const before = shown?.next;
       if (!before || calls.older) return;
-      await load(
-        'older',
-        (signal) => client.messages(shown.conversation, { before, signal }),
-        (page, since) => shown.addPage(page, since),
-      );
+      await load('older', shown.conversation, { before }, (page, since) => shown.addPage(page, since));
     },
 
     async loadMoreConversations() {
       const before = list.next;
       if (!before || calls.more) return;
-      await load(
-        'more',
-        (signal) => client.conversations({ before, signal }),
-        (page, since) => list.addPage(page, since),
-      );
+      await load('more', null, { before }, (page, since) => list.addPage(page, since));
     },
 
     reload: loadAll,
@@ -376,7 +347,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
     send(content) {
       if (opened === null) throw new Error('Nothing is open.');
       const { other_user_id, product_id } = aboutConversation(opened);
-      const id = crypto.randomUUID();
+      const id = randomId();
       post({
         id,
         sender_id: client.user ?? '',
@@ -399,10 +370,8 @@ export function createConversationStore(client: HeraldClient): ConversationStore
 
     retry(id) {
       const message = forget(id);
-      if (!message) return;
-      const { error: _failure, ...rest } = message;
       // It goes to the end, because what was written after it may have been sent.
-      post({ ...rest, state: 'sending' });
+      if (message) post({ ...message, state: 'sending', error: undefined });
     },
 
     discard: (id) => void forget(id),
@@ -421,4 +390,10 @@ function pageSize(shown: readonly unknown[] = []): number {
 /** The conversation that a message that is being sent belongs to. */
 function nameOf({ receiver_id, product_id }: Message): string {
   return conversationName(receiver_id, product_id);
+}
+
+/** A random UUID. Pages that are not served by https have no `crypto.randomUUID()`. */
+function randomId(): string {
+  const draw = (): string => (crypto.getRandomValues(new Uint8Array(1))[0]! % 16).toString(16);
+  return 'xxxxxxxx-xxxx-4xxx-8xxx-xxxxxxxxxxxx'.replace(/x/g, draw);
 }

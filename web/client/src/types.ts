@@ -163,7 +163,10 @@ export interface TokenRequest {
 export interface HeraldClientOptions {
   /** The gateway, for instance `location.origin`. A path in it is kept as a prefix. */
   readonly url: string | URL;
-  /** Answers a token of the signed-in person. It is called again whenever a new one is needed. */
+  /**
+   * Answers a token of the signed-in person. It is called again whenever a new one is needed. To throw a `ProblemError` that is not
+   * temporary, such as one of status 401, says that nobody is signed in any more: the client then does not come back.
+   */
   readonly token: (why: TokenRequest) => string | Promise<string>;
   /** Told what a subscriber or the token's source threw. Without it, that is written to the console. */
   readonly onError?: (error: unknown) => void;
@@ -174,7 +177,7 @@ export type ThreadMessage = Message & {
   /** `sending` until the gateway has it, `failed` if it never will by itself. */
   readonly state: 'sending' | 'sent' | 'failed';
   /** Why it failed. */
-  readonly error?: ProblemError;
+  readonly error?: ProblemError | undefined;
 };
 
 /** With whom a conversation is, and about what. What is not known yet is `null`. */

@@ -227,6 +227,23 @@ describe('the client', { skip: BINARY ? false : 'HERALD_BINARY names no gateway'
     assert.ok(follower.errors.length > 0);
   });
 
+  test('a person who has signed out is not connected again', async () => {
+    for (const refusesUpgrades of [false, true]) {
+      proxy.refusesUpgrades = refusesUpgrades;
+      const follower = new Follower(proxy.url, ({ reason }) => {
+        if (reason === 'start') return database.token(ALICE, 3);
+        throw new ProblemError(401, 'Sign in again.');
+      });
+      followers.push(follower);
+      follower.client.connect();
+      await follower.live();
+      await until('the end', () => follower.state?.status === 'refused');
+      assert.deepEqual(follower.state, { status: 'refused', code: 401, reason: 'Sign in again.' });
+      assert.equal(follower.client.cursor, undefined);
+    }
+    proxy.refusesUpgrades = false;
+  });
+
   test('uses Server-Sent Events where WebSockets do not pass, and renews its token there too', async () => {
     proxy.refusesUpgrades = true;
     const follower = follow(ALICE, 4);

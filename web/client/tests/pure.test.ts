@@ -37,6 +37,16 @@ test('an event stream is read the same however it is cut into pieces', () => {
   );
 });
 
+test('an event stream is read whatever a message consists of', () => {
+  fc.assert(
+    fc.property(fc.oneof(fc.string({ unit: 'binary' }), fc.constantFrom('a\u2028data: b', 'a\u2029', '\u0085id: x')), (content) => {
+      const data = JSON.stringify({ content });
+      const [found] = eventStreamParser()(`event: events\r\nid: 1\r\ndata: ${data}\r\n\r\n`);
+      assert.deepEqual(JSON.parse(found!), { content });
+    }),
+  );
+});
+
 test('times are compared by the microsecond, whatever zeros were left away', () => {
   const write = (micros: number): string => {
     const fraction = `${micros % 1e6}`.padStart(6, '0').replace(/0+$/, '');

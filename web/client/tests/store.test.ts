@@ -217,7 +217,7 @@ describe('the store', { skip: BINARY ? false : 'HERALD_BINARY names no gateway' 
 
   test('marks as read only what somebody sees', async () => {
     const name = `${CAROL}__general`;
-    const document = { visibilityState: 'hidden' };
+    const document = { hidden: true };
     const window = new EventTarget();
     const addEventListener = window.addEventListener.bind(window);
     Object.assign(globalThis, { document, addEventListener });
@@ -227,7 +227,7 @@ describe('the store', { skip: BINARY ? false : 'HERALD_BINARY names no gateway' 
     await database.insert(CAROL, ALICE, 'not seen yet');
     await page.shows('not seen yet');
     assert.equal(page.conversation(name)?.unread_count, before + 1);
-    document.visibilityState = 'visible';
+    document.hidden = false;
     window.dispatchEvent(new Event('visibilitychange'));
     await page.until('read', async () => (await database.sql(`select is_read from messages where content = 'not seen yet'`)) === 't');
     assert.equal(page.conversation(name)?.unread_count, 0);
