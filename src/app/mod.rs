@@ -14,7 +14,7 @@ use uuid::Uuid;
 use self::vital::Vital;
 use crate::{
     auth::{AuthConfig, AuthConfigError, Verifier},
-    edge::{AllowedOrigins, Edge, WebRoot, acceptor::Acceptor, refusing_router, router},
+    edge::{AllowedOrigins, Edge, TlsSettings, WebRoot, acceptor::Acceptor, refusing_router, router, tls},
     feed::{Feed, FeedConfig, Retention},
     hub::{FeedStatus, Hub},
     metrics::Metrics,
@@ -50,6 +50,8 @@ pub struct AppConfig {
     pub web_root: Option<WebRoot>,
     /// Routes beside the gateway's own; `herald serve` has none.
     pub further_routes: Router,
+    /// TLS at the door; without it something else has to speak it for browsers of other machines.
+    pub tls: Option<TlsSettings>,
     /// Which topics a person may join, and speak on.
     pub topics: TopicRule,
     /// Connections at once.
@@ -88,6 +90,7 @@ impl AppConfig {
             origins: AllowedOrigins::SameHost,
             web_root: None,
             further_routes: Router::new(),
+            tls: None,
             topics: TopicRule::default(),
             connections_max: 100_000,
             role: Some("authenticated".to_owned()),
@@ -166,6 +169,11 @@ impl App {
             draining: draining.clone(),
             stopping: tasks.stopping(),
         });
+        let origins = match config.tls {
+            Some(_) => config.origins.clone().by_tls(),
+            None => config.origins.clone(),
+        };
+        let (tls, renewal) = config.tls.clone().map(|settings| tls(settings, &metrics)).unzip();
         let edge = Edge {
             sessions,
             verifier,
@@ -176,7 +184,7 @@ impl App {
             draining: draining.clone(),
             conversations: Conversations::new(pool.clone(), config.role.as_deref(), CALL_DEADLINE),
             quota: Arc::new(Quota::new(config.user_requests_per_second)),
-            origins: Arc::new(config.origins.clone()),
+            origins: Arc::new(origins),
             probe: Arc::default(),
             web_root: config.web_root.clone(),
         };
@@ -184,6 +192,7 @@ impl App {
             listener,
             router: router(edge, config.further_routes.clone()),
             refusing: refusing_router(Arc::clone(&metrics)),
+            tls,
             connections_max: config.connections_max,
             metrics: Arc::clone(&metrics),
             tasks: tasks.clone(),
@@ -200,6 +209,10 @@ impl App {
             refused,
         };
         app.start_vital("acceptor", &app.draining, &refuse, acceptor.run());
+        if let Some(renewal) = renewal {
+            let renewing = renewal.run(app.draining.clone());
+            app.start_vital("certificate renewal", &app.draining, &refuse, renewing);
+        }
         // It ends when nobody is left who could park anything, which is after the last session.
         app.start_vital("parking attendant", &app.draining, &refuse, attendant.run());
         app.start_feed(&config, pool, &refuse);

@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     Mistakes, quantity,
+    tls::TlsFlags,
     token::{JwtFlags, SECRET_VARIABLE},
     web::WebFlags,
 };
@@ -71,6 +72,8 @@ pub struct ServeFlags {
     /// Origins whose pages may connect, separated by commas; `*` for all. By default those of the gateway's own host.
     #[arg(long, env = "HERALD_ALLOWED_ORIGINS", value_name = "ORIGINS")]
     allowed_origins: Option<String>,
+    #[command(flatten)]
+    tls: TlsFlags,
     #[command(flatten)]
     web: WebFlags,
     /// Topics of broadcast and presence that a person may use, as patterns separated by commas: `*` is any run of characters,
@@ -247,6 +250,7 @@ impl ServeFlags {
         let bind = mistakes.check("HERALD_BIND", address(if_set(&self.bind, "127.0.0.1:4000")));
         let auth = check_auth(self.jwt, self.jwks, mistakes);
         let origins = check_origins(self.allowed_origins, mistakes);
+        let tls = self.tls.check(mistakes);
         let web_root = self.web.check(mistakes);
         let topics = TopicRule::parse(if_set(&self.allowed_topics, TOPIC_RULE_DEFAULT));
         let topics = mistakes.check("HERALD_ALLOWED_TOPICS", topics);
@@ -293,6 +297,7 @@ impl ServeFlags {
                 origins: origins?,
                 web_root,
                 further_routes: Router::new(),
+                tls,
                 topics: topics?,
                 connections_max: connections_max? as usize,
                 role: Some(self.db_role).filter(|role| !role.is_empty()),
