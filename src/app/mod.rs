@@ -14,7 +14,9 @@ use uuid::Uuid;
 use self::vital::Vital;
 use crate::{
     auth::{AuthConfig, AuthConfigError, Verifier},
-    edge::{AllowedOrigins, Edge, TlsSettings, WebRoot, acceptor::Acceptor, refusing_router, router, tls},
+    edge::{
+        AllowedOrigins, Edge, Renewal, TlsSettings, WebRoot, acceptor::Acceptor, refusing_router, router, tls,
+    },
     feed::{Feed, FeedConfig, Retention},
     hub::{FeedStatus, Hub},
     metrics::Metrics,
@@ -108,6 +110,18 @@ impl AppConfig {
     }
 }
 
+impl AppConfig {
+    /// Whose pages may connect, by TLS if the gateway speaks it.
+    fn allowed_origins(&self) -> AllowedOrigins {
+        let allowed = self.origins.clone();
+        if self.tls.is_some() {
+            allowed.by_tls()
+        } else {
+            allowed
+        }
+    }
+}
+
 /// Why a gateway could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -169,10 +183,6 @@ impl App {
             draining: draining.clone(),
             stopping: tasks.stopping(),
         });
-        let origins = match config.tls {
-            Some(_) => config.origins.clone().by_tls(),
-            None => config.origins.clone(),
-        };
         let (tls, renewal) = config.tls.clone().map(|settings| tls(settings, &metrics)).unzip();
         let edge = Edge {
             sessions,
@@ -184,7 +194,7 @@ impl App {
             draining: draining.clone(),
             conversations: Conversations::new(pool.clone(), config.role.as_deref(), CALL_DEADLINE),
             quota: Arc::new(Quota::new(config.user_requests_per_second)),
-            origins: Arc::new(origins),
+            origins: Arc::new(config.allowed_origins()),
             probe: Arc::default(),
             web_root: config.web_root.clone(),
         };
@@ -209,14 +219,18 @@ impl App {
             refused,
         };
         app.start_vital("acceptor", &app.draining, &refuse, acceptor.run());
-        if let Some(renewal) = renewal {
-            let renewing = renewal.run(app.draining.clone());
-            app.start_vital("certificate renewal", &app.draining, &refuse, renewing);
-        }
+        app.start_renewal(renewal, &refuse);
         // It ends when nobody is left who could park anything, which is after the last session.
         app.start_vital("parking attendant", &app.draining, &refuse, attendant.run());
         app.start_feed(&config, pool, &refuse);
         Ok(app)
+    }
+
+    fn start_renewal(&self, renewal: Option<Renewal>, refuse: &watch::Sender<Option<String>>) {
+        if let Some(renewal) = renewal {
+            let renewing = renewal.run(self.draining.clone());
+            self.start_vital("certificate renewal", &self.draining, refuse, renewing);
+        }
     }
 
     fn start_feed(&self, config: &AppConfig, pool: Pool, refuse: &watch::Sender<Option<String>>) {

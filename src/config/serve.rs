@@ -281,10 +281,7 @@ impl ServeFlags {
         let heartbeat = check_duration("HERALD_HEARTBEAT", &self.heartbeat, "25s", mistakes);
         let log_retention = check_duration("HERALD_LOG_RETENTION", &self.log_retention, "24h", mistakes);
         let rejoin_window = check_duration("HERALD_REJOIN_WINDOW", &self.rejoin_window, "2m", mistakes);
-        let realtime_table = mistakes.check(
-            "HERALD_REALTIME_TABLE",
-            RealtimeTable::parse(if_set(&self.realtime_table, "public.messages")),
-        );
+        let realtime_table = check_table(&self.realtime_table, mistakes);
         let shutdown_grace = check_duration("HERALD_SHUTDOWN_GRACE", &self.shutdown_grace, "10s", mistakes);
         let log = self.log.check(mistakes);
         let (pool_settings, feed_settings) = database?;
@@ -347,6 +344,11 @@ fn check_count(setting: &str, value: &str, default: &str, mistakes: &mut Mistake
 fn check_origins(origins: Option<String>, mistakes: &mut Mistakes) -> Option<AllowedOrigins> {
     let parsed = AllowedOrigins::parse(&origins.unwrap_or_default());
     mistakes.check("HERALD_ALLOWED_ORIGINS", parsed)
+}
+
+fn check_table(table: &str, mistakes: &mut Mistakes) -> Option<RealtimeTable> {
+    let parsed = RealtimeTable::parse(if_set(table, "public.messages"));
+    mistakes.check("HERALD_REALTIME_TABLE", parsed)
 }
 
 /// The settings of the pool and of the feed.
