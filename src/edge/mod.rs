@@ -1,4 +1,4 @@
-//! Where the outside meets the gateway: TCP connections, HTTP, the upgrade to a WebSocket, Server-Sent Events, and the files of a page.
+//! Where the outside meets the gateway: TCP connections, TLS, HTTP, the upgrade to a WebSocket, Server-Sent Events, and the files of a page.
 //!
 //! Invariants:
 //! - Nobody who has not shown a valid token reaches a native session. A session of Phoenix channels needs a key of the application's,

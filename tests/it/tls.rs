@@ -20,11 +20,12 @@ use rustls::{
 };
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::support::{
     authority::{Authority, Issued},
+    database::AT_MOST,
     gateway::token,
     http::{self, Answer},
     scene::Scene,
@@ -120,9 +121,10 @@ impl Client {
 
     async fn try_on(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(NAME).unwrap();
-        TlsConnector::from(Arc::new(self.config.clone()))
-            .connect(name, stream)
+        let connector = TlsConnector::from(Arc::new(self.config.clone()));
+        timeout(AT_MOST, connector.connect(name, stream))
             .await
+            .expect("the handshake does not end")
     }
 
     async fn try_connect(&self, address: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {

@@ -468,3 +468,74 @@ impl ServerCertificate {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    /// Valid from 2030-01-01 until 2030-03-01.
+    fn certificate() -> ServerCertificate {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["chat.example".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2030, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2030, 3, 1);
+        let certificate = params.self_signed(&key).unwrap().pem();
+        let nowhere = CertificateFiles {
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+        };
+        let contents = FileContents {
+            files: nowhere,
+            certificate: Ok(certificate.into_bytes()),
+            key: Ok(key.serialize_pem().into_bytes()),
+        };
+        contents.judge().unwrap()
+    }
+
+    #[test]
+    fn a_certificate_is_early_then_valid_then_near_its_end_then_over() {
+        let certificate = certificate();
+        assert_eq!(
+            certificate.span(),
+            "from 2030-01-01T00:00:00Z until 2030-03-01T00:00:00Z"
+        );
+        assert_eq!(certificate.ends_at(), 1_898_553_600);
+        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1_898_553_600);
+        for (before_the_end, age, is_valid) in [
+            (59 * DAY + Duration::from_secs(1), Age::Early, false),
+            (59 * DAY, Age::Valid, true),
+            (SOON, Age::Valid, true),
+            (SOON - Duration::from_secs(1), Age::EndsSoon, true),
+            (Duration::ZERO, Age::EndsSoon, true),
+        ] {
+            assert_eq!(certificate.age(end - before_the_end), age, "{before_the_end:?}");
+            assert_eq!(age.is_valid(), is_valid);
+        }
+        assert_eq!(certificate.age(end + Duration::from_secs(1)), Age::Ended);
+        assert!(!Age::Ended.is_valid());
+    }
+
+    #[test]
+    fn the_same_contents_have_the_same_fingerprint_and_a_file_that_is_away_another() {
+        let read = |certificate: &Path, key: &Path| {
+            CertificateFiles {
+                certificate: certificate.to_owned(),
+                key: key.to_owned(),
+            }
+            .read()
+            .fingerprint()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let [one, two, away] = ["one", "two", "away"].map(|name| folder.path().join(name));
+        std::fs::write(&one, "1").unwrap();
+        std::fs::write(&two, "2").unwrap();
+        assert_eq!(read(&one, &two), read(&one, &two));
+        assert_ne!(read(&one, &two), read(&two, &one));
+        assert_ne!(read(&one, &two), read(&one, &away));
+        assert_eq!(read(&one, &away), read(&one, &away));
+    }
+}

@@ -30,7 +30,7 @@ pub struct HandshakeLimits {
     pub deadline: Duration,
     /// The time that a handshake has to itself even while others wait for its place. It suffices for slow mobile networks.
     pub fair_time: Duration,
-    /// The most handshakes at once. Each takes some 20 KiB.
+    /// The most handshakes at once. Each takes some 12 KiB.
     pub at_once: usize,
 }
 
@@ -39,7 +39,7 @@ impl Default for HandshakeLimits {
         Self {
             deadline: Duration::from_secs(10),
             fair_time: Duration::from_secs(2),
-            at_once: 1024,
+            at_once: 4096,
         }
     }
 }
