@@ -509,7 +509,7 @@ mod tests {
             (59 * DAY + Duration::from_secs(1), Age::Early, false),
             (59 * DAY, Age::Valid, true),
             (SOON, Age::Valid, true),
-            (SOON - Duration::from_secs(1), Age::EndsSoon, true),
+            (6 * DAY, Age::EndsSoon, true),
             (Duration::ZERO, Age::EndsSoon, true),
         ] {
             assert_eq!(certificate.age(end - before_the_end), age, "{before_the_end:?}");
