@@ -28,6 +28,11 @@ fn cursor_of(ready: &Value) -> &str {
 
 /// A cursor as the database gives it at this moment, as an answer over HTTP would carry it.
 async fn cursor_by_sql(client: &Client) -> Cursor {
+    // A life that begins within the statement may be newer than the statement's snapshot.
+    client
+        .batch_execute("select herald.current_life()")
+        .await
+        .unwrap();
     let row = client
         .query_one(
             "select herald.epoch(), herald.current_life(), pg_current_snapshot()::text",
