@@ -2,8 +2,7 @@
 --
 -- They run once per statement and read its rows from transition tables. SECURITY DEFINER lets the application's roles
 -- write messages without any right in herald; the fixed search_path keeps them from slipping in names of their own.
--- The notification is only a doorbell: it is empty, so that it cannot outgrow its limit, and Postgres folds the rings of
--- one transaction into one. It is not rung when nothing was logged.
+-- The doorbell (doorbell.sql) is not rung when nothing was logged.
 --
 -- Where a message lacks one of its two people (an application may set the column to null when an account is deleted)
 -- it concerns the other one alone and is logged as that person's; a message without both concerns nobody.
@@ -16,13 +15,18 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $herald$
 declare
-  this_life constant bigint := herald.current_life();
+  -- What current_life() finds, unless nobody has looked since a crash; calling it takes longer. Lives begin at 3.
+  this_life bigint := pg_sequence_last_value('herald.life'::regclass);
 begin
+  if this_life is null or this_life < 3 then
+    this_life := herald.current_life();
+  end if;
   insert into herald.log (life, op, message_id, sender_id, receiver_id, product_id)
   select this_life, 'i', id, coalesce(sender_id, receiver_id), coalesce(receiver_id, sender_id), product_id
     from new_rows
    where coalesce(sender_id, receiver_id) is not null;
-  if found then
+  if found and herald.needs_ring() then
+    -- Empty, so that it cannot outgrow its limit; Postgres folds the rings of one transaction into one.
     perform pg_notify('herald', '');
   end if;
   return null;
@@ -40,7 +44,8 @@ begin
   select this_life, 'd', id, coalesce(sender_id, receiver_id), coalesce(receiver_id, sender_id), product_id
     from old_rows
    where coalesce(sender_id, receiver_id) is not null;
-  if found then
+  if found and herald.needs_ring() then
+    -- Empty, so that it cannot outgrow its limit; Postgres folds the rings of one transaction into one.
     perform pg_notify('herald', '');
   end if;
   return null;
@@ -109,7 +114,8 @@ begin
                 new_row.id, new_row.sender_id, new_row.receiver_id, new_row.product_id
           where (moved.is_so or old_row.shown *<> new_row.shown) and new_row.sender_id is not null) as change
    order by coalesce(new_row.place, old_row.place), change.step;
-  if found then
+  if found and herald.needs_ring() then
+    -- Empty, so that it cannot outgrow its limit; Postgres folds the rings of one transaction into one.
     perform pg_notify('herald', '');
   end if;
   return null;

@@ -115,6 +115,10 @@ pub struct Metrics {
     pub parking_dropped: Counter,
     /// One for the state the feed is in, zero for the others.
     pub feed_state: Family<ByState, Gauge>,
+    /// 1 while the feed waits for a ring, and those who write have to ring.
+    pub feed_asleep: Gauge,
+    /// Times that changes came faster than the feed read, so that it reads without being rung for until they are fewer.
+    pub feed_rushes: Counter,
     /// Connections of the feed after the first.
     pub feed_reconnects: Counter,
     /// Times that the feed had to begin anew because the log could not tell what it had missed.
@@ -193,6 +197,8 @@ impl Metrics {
             parking_queries: Counter::default(),
             parking_dropped: Counter::default(),
             feed_state: Family::default(),
+            feed_asleep: Gauge::default(),
+            feed_rushes: Counter::default(),
             feed_reconnects: Counter::default(),
             feed_discontinuities: Counter::default(),
             log_rows: Gauge::default(),
@@ -374,6 +380,16 @@ impl Metrics {
             "feed_state",
             "One for the state the feed is in",
             self.feed_state.clone(),
+        );
+        registry.register(
+            "feed_asleep",
+            "1 while the feed waits for a ring, and those who write have to ring",
+            self.feed_asleep.clone(),
+        );
+        registry.register(
+            "feed_rushes",
+            "Times that changes came faster than reads, so that the feed read without being rung for",
+            self.feed_rushes.clone(),
         );
         registry.register(
             "feed_reconnects",

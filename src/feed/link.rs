@@ -70,24 +70,26 @@ impl Link {
         (&self.client, &mut self.wire)
     }
 
-    /// Waits for the doorbell until `tick` at the latest. A ring during an earlier question counts.
+    /// Waits for the doorbell until `tick` at the latest, and answers whether it had rung before the wait began.
     ///
     /// # Errors
     /// [`LinkError`] if the connection broke.
     ///
     /// # Cancel safety
     /// Safe: a ring that was heard stays noted.
-    pub(super) async fn ring(&mut self, tick: Instant) -> Result<(), LinkError> {
+    pub(super) async fn ring(&mut self, tick: Instant) -> Result<bool, LinkError> {
         let mut sleep = pin!(tokio::time::sleep_until(tick));
         let wire = &mut self.wire;
+        let mut has_waited = false;
         poll_fn(|context| {
             if let Poll::Ready(error) = wire.poll_broken(context) {
                 return Poll::Ready(Err(error));
             }
             if std::mem::take(&mut wire.rang) {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(!has_waited));
             }
-            sleep.as_mut().poll(context).map(Ok)
+            has_waited = true;
+            sleep.as_mut().poll(context).map(|()| Ok(false))
         })
         .await
     }

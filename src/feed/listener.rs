@@ -11,6 +11,7 @@ use tokio_postgres::Row;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    doorbell::{Doorbell, Question, Step},
     link::{Link, LinkError},
     reader::{Chunk, Handed, ReadError, Reader, Span},
 };
@@ -164,6 +165,7 @@ impl Feed {
                 ended = self.connection() => ended,
             };
             let Err(error) = ended;
+            self.metrics.feed_asleep.set(0);
             self.choose_access(&error);
             let failure = self.judge(&error);
             let reason = failure.reason().to_owned();
@@ -234,8 +236,9 @@ impl Feed {
         let mut described = self.describe(&mut link).await?;
         self.take_up(&greeting);
         let mut patience = self.config.deadline * FIRST_READ_DEADLINES;
+        let mut doorbell = Doorbell::new(self.config.idle_tick);
         loop {
-            self.read(&mut link, &reader, patience).await?;
+            let events = self.read(&mut link, &reader, patience).await?;
             patience = self.config.deadline;
             if *self.status.current() != FeedState::Listening {
                 self.status.enter(FeedState::Listening);
@@ -245,7 +248,33 @@ impl Feed {
             if described.elapsed() > COLUMNS_AGE_MAX {
                 described = self.describe(&mut link).await?;
             }
-            link.ring(Instant::now() + self.config.idle_tick).await?;
+            self.rest(&mut link, &mut doorbell, events > 0).await?;
+        }
+    }
+
+    /// Waits until it is time for the next read.
+    async fn rest(&self, link: &mut Link, doorbell: &mut Doorbell, found: bool) -> Result<(), LinkError> {
+        let mut step = doorbell.after_read(found);
+        loop {
+            match step {
+                Step::Ask(question) => {
+                    let (client, wire) = link.split();
+                    // Without a prepared statement one question would take two round trips.
+                    let asked = client.query_typed(question.statement(), &[]);
+                    let rows = wire.drive(self.config.deadline, asked).await?;
+                    let answer = rows.first().ok_or(LinkError::Closed)?.try_get(0)?;
+                    if question == Question::GetUp {
+                        self.metrics.feed_rushes.inc();
+                    }
+                    step = doorbell.answered(question, answer, Instant::now());
+                }
+                Step::Wait(pause) => {
+                    self.metrics.feed_asleep.set(doorbell.is_asleep().into());
+                    let had_rung = link.ring(Instant::now() + pause).await?;
+                    doorbell.waited(had_rung);
+                    return Ok(());
+                }
+            }
         }
     }
 
@@ -356,8 +385,13 @@ impl Feed {
         self.hub.position.settle(position);
     }
 
-    /// Reads one batch and hands it over, chunk by chunk.
-    async fn read(&mut self, link: &mut Link, reader: &Reader, patience: Duration) -> Result<(), FeedError> {
+    /// Reads one batch and hands it over, chunk by chunk. Answers how many events it held.
+    async fn read(
+        &mut self,
+        link: &mut Link,
+        reader: &Reader,
+        patience: Duration,
+    ) -> Result<usize, FeedError> {
         let Some(progress) = &mut self.progress else {
             return Err(FeedError::Bookkeeping);
         };
@@ -386,7 +420,7 @@ impl Feed {
                 .observe(f64::from(u32::try_from(events).unwrap_or(u32::MAX)));
             observe(&self.metrics.enrich_duration, asked.elapsed());
         }
-        Ok(())
+        Ok(events)
     }
 
     fn judge(&self, error: &FeedError) -> Failure {

@@ -6,6 +6,7 @@
 //! - No transaction stays open on the feed's connection: it would keep Postgres from trimming its notification queue.
 //! - A batch is published before it is handed over, and a batch that was begun is finished, even across a reconnect.
 
+mod doorbell;
 mod link;
 mod listener;
 mod reader;

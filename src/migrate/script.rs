@@ -32,9 +32,10 @@ const PREVIEWS_QUERY: &str = concat!(
 );
 
 /// The functions, which are replaced as a whole with every version.
-pub(super) const FUNCTIONS: [&str; 10] = [
+pub(super) const FUNCTIONS: [&str; 11] = [
     include_str!("../../sql/life.sql"),
     include_str!("../../sql/epoch.sql"),
+    include_str!("../../sql/doorbell.sql"),
     include_str!("../../sql/triggers.sql"),
     include_str!("../../sql/view.sql"),
     PREVIEWS_QUERY,

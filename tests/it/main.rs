@@ -18,6 +18,7 @@ mod cursors;
 mod delivery;
 mod demo;
 mod documents;
+mod doorbell;
 mod events;
 mod filters;
 mod functions;

@@ -14,7 +14,7 @@ async fn a_statement_of_many_rows_is_logged_row_by_row_in_order_and_rings_once()
     install(&database).await;
     let client = database.connect().await;
     let [alice, bob] = people(&client).await;
-    let mut bell = database.listen("herald").await;
+    let mut bell = database.sleep_and_listen().await;
 
     client
         .execute(
@@ -140,7 +140,7 @@ async fn an_update_that_shows_nothing_new_is_neither_logged_nor_rung() {
     let [alice, bob] = people(&client).await;
     send(&client, alice, bob, "hello").await;
     take_log(&client).await;
-    let mut bell = database.listen("herald").await;
+    let mut bell = database.sleep_and_listen().await;
 
     client
         .batch_execute(

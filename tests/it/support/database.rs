@@ -101,8 +101,16 @@ impl Database {
         client
     }
 
-    /// A session that listens on a channel.
-    pub(crate) async fn listen(&self, channel: &str) -> Listener {
+    /// A session that hears rings, and for which writers ring as for a gateway that sleeps.
+    pub(crate) async fn sleep_and_listen(&self) -> Listener {
+        let listener = self.listen().await;
+        let sleep = "select pg_advisory_lock_shared(5216701506134474756)";
+        listener.client.batch_execute(sleep).await.unwrap();
+        listener
+    }
+
+    /// A session that hears rings, if there are any.
+    pub(crate) async fn listen(&self) -> Listener {
         let (client, mut connection) = tokio_postgres::connect(&self.url(), NoTls).await.unwrap();
         let (sender, heard) = mpsc::channel(10_000);
         self.tasks.spawn("listener", async move {
@@ -115,7 +123,7 @@ impl Database {
             }
         });
         client
-            .batch_execute(&format!("listen {channel}; listen until_now"))
+            .batch_execute("listen herald; listen until_now")
             .await
             .unwrap();
         Listener { client, heard }
