@@ -342,6 +342,7 @@ async fn a_feed_that_finds_rows_pruned_that_it_had_not_read_sends_everybody_to_r
     // Nothing but a ring makes this feed look, as if the gateway had been suspended.
     let scene = Scene::<1>::with(|config| config.feed.idle_tick = Duration::from_secs(3600)).await;
     let [alice] = scene.people;
+    scene.gateway.asleep().await;
     let (mut open, ready) = scene.connect(alice).await;
     for _ in 0..10 {
         scene.execute("select pg_current_xact_id()").await;

@@ -15,7 +15,6 @@ use crate::support::{
     gateway::{Gateway, config, token},
     scene::{Scene, content, write},
     socket::Socket,
-    wait_until,
 };
 
 /// Longer than any test.
@@ -29,11 +28,6 @@ const ROUNDS: u32 = 300;
 
 async fn scene() -> Scene<2> {
     Scene::with(|config| config.feed.idle_tick = NEVER).await
-}
-
-/// Waits until a gateway needs a ring.
-async fn asleep(gateway: &Gateway) {
-    wait_until("the gateway sleeps", || gateway.metric("feed_asleep") > 0.0).await;
 }
 
 /// How many sessions hold `asleep` and `silent`, of this database and as the statement's own transaction sees them.
@@ -66,7 +60,7 @@ async fn writers_ring_while_somebody_sleeps_and_are_spared_while_nobody_does() {
     let scene = scene().await;
     let [ada, bob] = scene.people;
     let mut bell = scene.database.listen().await;
-    asleep(&scene.gateway).await;
+    scene.gateway.asleep().await;
     scene.write(ada, bob, "to a gateway that sleeps").await;
     assert_eq!(bell.heard_so_far().await, 1);
     scene.gateway.stop().await;
@@ -81,7 +75,7 @@ async fn a_gateway_that_sleeps_is_woken_by_every_message() {
     let [ada, bob] = scene.people;
     let (mut socket, _) = scene.connect(bob).await;
     for number in 0..20 {
-        asleep(&scene.gateway).await;
+        scene.gateway.asleep().await;
         scene.write(ada, bob, &format!("number {number}")).await;
         let (events, _) = socket.events(1).await;
         assert_eq!(content(&events[0]), format!("number {number}"));
@@ -130,7 +124,7 @@ async fn a_transaction_that_did_not_ring_and_ends_after_the_gateway_lay_down_is_
         bell.heard_so_far().await;
         late.batch_execute("commit").await.unwrap();
         assert_eq!(content(&socket.events(1).await.0[0]), "late");
-        asleep(&scene.gateway).await;
+        scene.gateway.asleep().await;
         if bell.heard_so_far().await == 0 {
             return scene.gateway.stop().await;
         }
@@ -168,8 +162,8 @@ async fn nothing_is_missed_while_gateways_fall_asleep_and_wake_again_and_again()
         }
         // Every second one begins while the gateways are still awake, or just about to sleep.
         if round % 2 == 0 {
-            asleep(&scene.gateway).await;
-            asleep(&other).await;
+            scene.gateway.asleep().await;
+            other.asleep().await;
         }
     }
     let switches = scene.gateway.metric("feed_rushes_total") + other.metric("feed_rushes_total");

@@ -261,6 +261,7 @@ async fn the_view_is_asked_once_a_batch_however_many_sessions_there_are() {
             .batch_execute("select pg_stat_statements_reset()")
             .await
             .unwrap();
+        gateway.asleep().await;
         let reads_before = gateway.metric("feed_reads_total");
         for batch in 1..=BATCHES {
             // Everybody writes to everybody else.

@@ -77,6 +77,11 @@ impl Gateway {
         self.app.address()
     }
 
+    /// Waits until the feed needs a ring to read.
+    pub(crate) async fn asleep(&self) {
+        wait_until("the feed sleeps", || self.metric("feed_asleep") > 0.0).await;
+    }
+
     /// Drains it; everything has to have ended within the grace.
     pub(crate) async fn stop(self) {
         self.app.drain(GRACE).await.unwrap();
