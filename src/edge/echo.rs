@@ -5,6 +5,7 @@ use std::{
     path::Path,
     process::{ExitStatus, Stdio},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{
@@ -55,7 +56,10 @@ async fn open(State(context): State<Context>, mut request: Request) -> Result<Re
     Ok(answer)
 }
 
-/// Serves the echo at this address for as long as a program runs that is given the address.
+/// All cases take seconds. One that hangs ends here.
+const AT_MOST: Duration = Duration::from_secs(600);
+
+/// Serves the echo for as long as a program runs that is given its address.
 async fn run_against_echo(program: &mut Command) -> ExitStatus {
     let (metrics, tasks) = (Arc::new(Metrics::new()), Tasks::new());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -75,7 +79,8 @@ async fn run_against_echo(program: &mut Command) -> ExitStatus {
     };
     tasks.spawn("acceptor", acceptor.run());
     let program = program.arg(format!("ws://{address}/")).stdin(Stdio::null());
-    program.kill_on_drop(true).status().await.unwrap()
+    let ended = tokio::time::timeout(AT_MOST, program.kill_on_drop(true).status()).await;
+    ended.expect("the cases do not end").expect("script/autobahn installs it")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,7 +88,7 @@ async fn run_against_echo(program: &mut Command) -> ExitStatus {
 async fn the_autobahn_cases_pass() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut program = Command::new(root.join("target/autobahn/python/bin/python"));
-    // Which cases are run is told to it by its environment.
+    // Which cases are run it knows by the environment.
     program.arg(root.join("script/lib/autobahn.py"));
     let status = run_against_echo(&mut program).await;
     assert!(status.success(), "{status}");
