@@ -33,7 +33,7 @@ ENV HERALD_BIND=0.0.0.0:4000
 ENV HERALD_WEB_ROOT=/usr/share/herald/web
 EXPOSE 4000
 USER herald
-# Alive, not ready: restarting the gateway because its database is away would only cut the connections it holds.
+# By TLS if HERALD_TLS_CERT is set. Alive, not ready: restarting the gateway because its database is away would only cut the connections it holds.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s CMD ["/usr/local/bin/herald", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/herald"]
 CMD ["serve"]

@@ -54,6 +54,19 @@ pub struct ByRequest {
     pub status: u16,
 }
 
+/// Not told apart. A family of one metric has no value before its first one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct NoLabels {}
+
+/// Told apart by what was agreed on in the handshake.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByHandshake {
+    /// The version of TLS.
+    pub version: &'static str,
+    /// Whether an earlier session was resumed.
+    pub kind: &'static str,
+}
+
 /// The states of the feed, as `herald_feed_state` names them.
 pub const FEED_STATES: [&str; 4] = ["connecting", "listening", "waiting", "refused"];
 
@@ -130,6 +143,14 @@ pub struct Metrics {
     pub broadcasts: Counter,
     /// What was refused on topics, by what was wrong.
     pub topic_refusals: Family<ByReason, Counter>,
+    /// Handshakes of TLS that were made.
+    pub tls_handshakes: Family<ByHandshake, Counter>,
+    /// Handshakes of TLS that were not made, by why.
+    pub tls_handshake_failures: Family<ByReason, Counter>,
+    /// When the certificate in service ends, in seconds since 1970. Without TLS it has no value, so that nothing looks ended.
+    pub tls_certificate_expiry: Family<NoLabels, Gauge>,
+    /// New contents of the certificate's files, by whether they were taken into service.
+    pub tls_reloads: Family<ByOutcome, Counter>,
 }
 
 impl fmt::Debug for Metrics {
@@ -186,6 +207,10 @@ impl Metrics {
             topic_members: Gauge::default(),
             broadcasts: Counter::default(),
             topic_refusals: Family::default(),
+            tls_handshakes: Family::default(),
+            tls_handshake_failures: Family::default(),
+            tls_certificate_expiry: Family::default(),
+            tls_reloads: Family::default(),
         };
         metrics.enter_feed_state("connecting");
         metrics.registered()
@@ -252,6 +277,7 @@ impl Metrics {
         self.register_parking();
         self.register_feed();
         self.register_topics();
+        self.register_tls();
         self
     }
 
@@ -291,6 +317,31 @@ impl Metrics {
             "topic_refusals",
             "What was refused on topics, by reason",
             self.topic_refusals.clone(),
+        );
+    }
+
+    fn register_tls(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "tls_handshakes",
+            "TLS handshakes made, by version and kind",
+            self.tls_handshakes.clone(),
+        );
+        registry.register(
+            "tls_handshake_failures",
+            "TLS handshakes not made, by reason",
+            self.tls_handshake_failures.clone(),
+        );
+        registry.register_with_unit(
+            "tls_certificate_expiry_timestamp",
+            "When the certificate in service ends, since 1970",
+            Unit::Seconds,
+            self.tls_certificate_expiry.clone(),
+        );
+        registry.register(
+            "tls_reloads",
+            "New contents of the certificate's files, by outcome",
+            self.tls_reloads.clone(),
         );
     }
 
@@ -381,6 +432,32 @@ impl Metrics {
     /// member too many (`full`), and what goes beyond a topic's limits.
     pub fn refuse_topic(&self, reason: &'static str) {
         self.topic_refusals.get_or_create(&ByReason { reason }).inc();
+    }
+
+    /// Counts a handshake of TLS: its version (`1.2`, `1.3`), and whether it was `full` or `resumed`.
+    pub fn count_handshake(&self, version: &'static str, kind: &'static str) {
+        self.tls_handshakes
+            .get_or_create(&ByHandshake { version, kind })
+            .inc();
+    }
+
+    /// Counts a handshake of TLS that was not made.
+    pub fn fail_handshake(&self, reason: &'static str) {
+        self.tls_handshake_failures
+            .get_or_create(&ByReason { reason })
+            .inc();
+    }
+
+    /// Notes when the certificate in service ends, in seconds since 1970.
+    pub fn set_certificate_end(&self, seconds: i64) {
+        self.tls_certificate_expiry
+            .get_or_create(&NoLabels {})
+            .set(seconds);
+    }
+
+    /// Counts new contents of the certificate's files: `loaded` or `refused`.
+    pub fn count_tls_reload(&self, outcome: &'static str) {
+        self.tls_reloads.get_or_create(&ByOutcome { outcome }).inc();
     }
 
     /// The page for `/metrics`, of type [`CONTENT_TYPE`].

@@ -14,7 +14,9 @@ use uuid::Uuid;
 use self::vital::Vital;
 use crate::{
     auth::{AuthConfig, AuthConfigError, Verifier},
-    edge::{AllowedOrigins, Edge, WebRoot, acceptor::Acceptor, refusing_router, router},
+    edge::{
+        AllowedOrigins, Edge, Renewal, TlsSettings, WebRoot, acceptor::Acceptor, refusing_router, router, tls,
+    },
     feed::{Feed, FeedConfig, Retention},
     hub::{FeedStatus, Hub},
     metrics::Metrics,
@@ -50,6 +52,8 @@ pub struct AppConfig {
     pub web_root: Option<WebRoot>,
     /// Routes beside the gateway's own; `herald serve` has none.
     pub further_routes: Router,
+    /// TLS at the door; without it something else has to speak it for browsers of other machines.
+    pub tls: Option<TlsSettings>,
     /// Which topics a person may join, and speak on.
     pub topics: TopicRule,
     /// Connections at once.
@@ -88,6 +92,7 @@ impl AppConfig {
             origins: AllowedOrigins::SameHost,
             web_root: None,
             further_routes: Router::new(),
+            tls: None,
             topics: TopicRule::default(),
             connections_max: 100_000,
             role: Some("authenticated".to_owned()),
@@ -101,6 +106,18 @@ impl AppConfig {
             realtime_table: RealtimeTable::default(),
             rhythm: RhythmConfig::default(),
             feed: FeedConfig::default(),
+        }
+    }
+}
+
+impl AppConfig {
+    /// Whose pages may connect, by TLS if the gateway speaks it.
+    fn allowed_origins(&self) -> AllowedOrigins {
+        let allowed = self.origins.clone();
+        if self.tls.is_some() {
+            allowed.by_tls()
+        } else {
+            allowed
         }
     }
 }
@@ -166,6 +183,7 @@ impl App {
             draining: draining.clone(),
             stopping: tasks.stopping(),
         });
+        let (tls, renewal) = config.tls.clone().map(|settings| tls(settings, &metrics)).unzip();
         let edge = Edge {
             sessions,
             verifier,
@@ -176,7 +194,7 @@ impl App {
             draining: draining.clone(),
             conversations: Conversations::new(pool.clone(), config.role.as_deref(), CALL_DEADLINE),
             quota: Arc::new(Quota::new(config.user_requests_per_second)),
-            origins: Arc::new(config.origins.clone()),
+            origins: Arc::new(config.allowed_origins()),
             probe: Arc::default(),
             web_root: config.web_root.clone(),
         };
@@ -184,6 +202,7 @@ impl App {
             listener,
             router: router(edge, config.further_routes.clone()),
             refusing: refusing_router(Arc::clone(&metrics)),
+            tls,
             connections_max: config.connections_max,
             metrics: Arc::clone(&metrics),
             tasks: tasks.clone(),
@@ -200,10 +219,18 @@ impl App {
             refused,
         };
         app.start_vital("acceptor", &app.draining, &refuse, acceptor.run());
+        app.start_renewal(renewal, &refuse);
         // It ends when nobody is left who could park anything, which is after the last session.
         app.start_vital("parking attendant", &app.draining, &refuse, attendant.run());
         app.start_feed(&config, pool, &refuse);
         Ok(app)
+    }
+
+    fn start_renewal(&self, renewal: Option<Renewal>, refuse: &watch::Sender<Option<String>>) {
+        if let Some(renewal) = renewal {
+            let renewing = renewal.run(self.draining.clone());
+            self.start_vital("certificate renewal", &self.draining, refuse, renewing);
+        }
     }
 
     fn start_feed(&self, config: &AppConfig, pool: Pool, refuse: &watch::Sender<Option<String>>) {

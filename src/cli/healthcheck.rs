@@ -10,12 +10,18 @@ use http::{Request, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use rustls::pki_types::{InvalidDnsNameError, ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
 
 use super::{EXIT_USAGE, fail};
 use crate::{
-    client::Escaped,
-    config::healthcheck::{HealthcheckFlags, HealthcheckSettings},
+    client::{Escaped, TrustError, believing_anybody, trusted},
+    config::healthcheck::{HealthcheckFlags, HealthcheckSettings, Security},
 };
 
 /// How long everything may take. A gateway gives its database two seconds for `/readyz`.
@@ -31,6 +37,15 @@ enum HealthcheckError {
     Deadline { authority: String },
     #[error("{authority} cannot be reached: {error}")]
     Unreachable { authority: String, error: io::Error },
+    #[error("{host} can be named in no certificate: {error}")]
+    Name {
+        host: String,
+        error: InvalidDnsNameError,
+    },
+    #[error("TLS: {0}")]
+    Trust(#[from] TrustError),
+    #[error("TLS with {authority}: {error}")]
+    Tls { authority: String, error: io::Error },
     #[error("the request cannot be made: {0}")]
     Request(#[from] http::Error),
     #[error("the answer cannot be read: {0}")]
@@ -73,15 +88,41 @@ pub(super) fn run(flags: HealthcheckFlags) -> ExitCode {
 }
 
 async fn ask(settings: &HealthcheckSettings) -> Result<String, HealthcheckError> {
-    let HealthcheckSettings { authority, path } = settings;
+    let HealthcheckSettings {
+        authority,
+        host,
+        security,
+        ..
+    } = settings;
     let stream = TcpStream::connect(authority)
         .await
         .map_err(|error| HealthcheckError::Unreachable {
             authority: authority.clone(),
             error,
         })?;
-    let request = Request::get(path)
-        .header(header::HOST, authority)
+    let config = match security {
+        Security::None => return ask_on(stream, settings).await,
+        Security::Unchecked => believing_anybody()?,
+        Security::Checked => trusted()?,
+    };
+    let name = ServerName::try_from(host.clone()).map_err(|error| HealthcheckError::Name {
+        host: host.clone(),
+        error,
+    })?;
+    let stream = TlsConnector::from(config).connect(name, stream).await;
+    let stream = stream.map_err(|error| HealthcheckError::Tls {
+        authority: authority.clone(),
+        error,
+    })?;
+    ask_on(stream, settings).await
+}
+
+async fn ask_on(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    settings: &HealthcheckSettings,
+) -> Result<String, HealthcheckError> {
+    let request = Request::get(&settings.path)
+        .header(header::HOST, &settings.authority)
         .body(Empty::<Bytes>::new())?;
     let failed = |error: hyper::Error| HealthcheckError::Answer(error.to_string());
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;

@@ -1,11 +1,14 @@
 //! What `herald healthcheck` is told.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    ffi::OsString,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use clap::Args;
 use http::Uri;
 
-use super::Mistakes;
+use super::{Mistakes, tls::CERTIFICATE_VARIABLE};
 
 /// `herald healthcheck` as typed.
 #[derive(Args, Clone, Debug)]
@@ -21,9 +24,24 @@ pub struct HealthcheckFlags {
         value_name = "ADDRESS:PORT"
     )]
     bind: String,
+    /// Set as for the gateway on this machine, which is asked by TLS then. Its certificate need not name this machine, and is not
+    /// checked: nothing secret is said. That of another gateway (`--url https://…`) is.
+    #[arg(long = "tls-cert", env = CERTIFICATE_VARIABLE, value_name = "FILE")]
+    tls_certificate: Option<OsString>,
     /// Ask whether it takes sessions (`/readyz`), not only whether it lives (`/healthz`).
     #[arg(long)]
     ready: bool,
+}
+
+/// How a gateway is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// Without TLS.
+    None,
+    /// By TLS, with whoever listens there: the gateway of this machine, whose certificate names the host that others know it by.
+    Unchecked,
+    /// By TLS, with a certificate that leads to a root of the system's and names the host.
+    Checked,
 }
 
 /// `herald healthcheck`, checked.
@@ -31,6 +49,10 @@ pub struct HealthcheckFlags {
 pub struct HealthcheckSettings {
     /// Host and port, as they are connected to and named in the request.
     pub authority: String,
+    /// The host alone, as its certificate names it.
+    pub host: String,
+    /// Whether it is asked by TLS.
+    pub security: Security,
     /// What is asked.
     pub path: String,
 }
@@ -47,34 +69,44 @@ impl HealthcheckFlags {
             Some(url) => mistakes.check("--url", place(&url)),
             None => mistakes.check(
                 "HERALD_BIND",
-                local(&self.bind).map(|authority| (authority, String::new())),
+                local(
+                    &self.bind,
+                    self.tls_certificate.is_some_and(|file| !file.is_empty()),
+                ),
             ),
         };
         mistakes.into_result()?;
-        let (authority, path) = place.ok_or_else(Mistakes::none)?;
-        Ok(HealthcheckSettings {
-            authority,
-            path: format!("{path}{question}"),
-        })
+        let mut settings = place.ok_or_else(Mistakes::none)?;
+        settings.path.push_str(question);
+        Ok(settings)
     }
 }
 
-/// Authority, with a port, and path of a gateway's URL.
-fn place(url: &str) -> Result<(String, String), String> {
+/// The gateway of a URL, and its own path.
+fn place(url: &str) -> Result<HealthcheckSettings, String> {
     let wrong = || {
         format!("`{url}` is not the plain address of a gateway; write something like http://127.0.0.1:4000")
     };
     let uri: Uri = url.parse().map_err(|_| wrong())?;
     let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(wrong)?;
-    if uri.scheme_str() != Some("http") || uri.query().is_some() {
+    let (security, port) = match uri.scheme_str() {
+        Some("http") => (Security::None, 80),
+        Some("https") => (Security::Checked, 443),
+        _ => return Err(wrong()),
+    };
+    if uri.query().is_some() {
         return Err(wrong());
     }
-    let authority = format!("{host}:{}", uri.port_u16().unwrap_or(80));
-    Ok((authority, uri.path().trim_end_matches('/').to_owned()))
+    Ok(HealthcheckSettings {
+        authority: format!("{host}:{}", uri.port_u16().unwrap_or(port)),
+        host: host.trim_matches(['[', ']']).to_owned(),
+        security,
+        path: uri.path().trim_end_matches('/').to_owned(),
+    })
 }
 
 /// Where a gateway that listens there can be reached from this machine: one that listens on every address, on loopback.
-fn local(bind: &str) -> Result<String, String> {
+fn local(bind: &str, by_tls: bool) -> Result<HealthcheckSettings, String> {
     let mut address: SocketAddr = if bind.is_empty() { "127.0.0.1:4000" } else { bind }
         .parse()
         .map_err(|_| format!("`{bind}` is not an address with a port; write 127.0.0.1:4000 or [::]:4000"))?;
@@ -84,7 +116,16 @@ fn local(bind: &str) -> Result<String, String> {
             IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
-    Ok(address.to_string())
+    Ok(HealthcheckSettings {
+        authority: address.to_string(),
+        host: address.ip().to_string(),
+        security: if by_tls {
+            Security::Unchecked
+        } else {
+            Security::None
+        },
+        path: String::new(),
+    })
 }
 
 #[cfg(test)]
@@ -95,6 +136,7 @@ mod tests {
         let flags = HealthcheckFlags {
             url: url.map(str::to_owned),
             bind: bind.to_owned(),
+            tls_certificate: None,
             ready,
         };
         flags
@@ -118,8 +160,37 @@ mod tests {
     }
 
     #[test]
+    fn the_gateway_of_this_machine_is_asked_by_tls_if_it_has_a_certificate_and_another_by_its_url() {
+        let flags = |url: Option<&str>, certificate: &str| {
+            let flags = HealthcheckFlags {
+                url: url.map(str::to_owned),
+                bind: "[::]:4000".to_owned(),
+                tls_certificate: Some(certificate.into()),
+                ready: false,
+            };
+            let settings = flags.check().unwrap();
+            (settings.security, settings.authority, settings.host)
+        };
+        let own = |security| (security, "[::1]:4000".to_owned(), "::1".to_owned());
+        assert_eq!(flags(None, "cert.pem"), own(Security::Unchecked));
+        assert_eq!(flags(None, ""), own(Security::None));
+        let other = |security, port| (security, format!("gateway:{port}"), "gateway".to_owned());
+        assert_eq!(flags(Some("https://gateway"), ""), other(Security::Checked, 443));
+        assert_eq!(
+            flags(Some("http://gateway"), "cert.pem"),
+            other(Security::None, 80)
+        );
+    }
+
+    #[test]
     fn what_cannot_be_asked_says_what_could() {
-        for url in ["gateway:4000", "https://gateway", "http://", "http://h?x"] {
+        for url in [
+            "gateway:4000",
+            "ftp://gateway",
+            "http://",
+            "http://h?x",
+            "https://h?x",
+        ] {
             assert!(
                 check(Some(url), "", false)
                     .unwrap_err()

@@ -13,6 +13,7 @@ pub mod quantity;
 pub mod send;
 pub mod serve;
 pub mod tail;
+pub mod tls;
 pub mod token;
 pub mod web;
 

@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     Mistakes, quantity,
+    tls::TlsFlags,
     token::{JwtFlags, SECRET_VARIABLE},
     web::WebFlags,
 };
@@ -71,6 +72,8 @@ pub struct ServeFlags {
     /// Origins whose pages may connect, separated by commas; `*` for all. By default those of the gateway's own host.
     #[arg(long, env = "HERALD_ALLOWED_ORIGINS", value_name = "ORIGINS")]
     allowed_origins: Option<String>,
+    #[command(flatten)]
+    tls: TlsFlags,
     #[command(flatten)]
     web: WebFlags,
     /// Topics of broadcast and presence that a person may use, as patterns separated by commas: `*` is any run of characters,
@@ -247,6 +250,7 @@ impl ServeFlags {
         let bind = mistakes.check("HERALD_BIND", address(if_set(&self.bind, "127.0.0.1:4000")));
         let auth = check_auth(self.jwt, self.jwks, mistakes);
         let origins = check_origins(self.allowed_origins, mistakes);
+        let tls = self.tls.check(mistakes);
         let web_root = self.web.check(mistakes);
         let topics = TopicRule::parse(if_set(&self.allowed_topics, TOPIC_RULE_DEFAULT));
         let topics = mistakes.check("HERALD_ALLOWED_TOPICS", topics);
@@ -277,10 +281,7 @@ impl ServeFlags {
         let heartbeat = check_duration("HERALD_HEARTBEAT", &self.heartbeat, "25s", mistakes);
         let log_retention = check_duration("HERALD_LOG_RETENTION", &self.log_retention, "24h", mistakes);
         let rejoin_window = check_duration("HERALD_REJOIN_WINDOW", &self.rejoin_window, "2m", mistakes);
-        let realtime_table = mistakes.check(
-            "HERALD_REALTIME_TABLE",
-            RealtimeTable::parse(if_set(&self.realtime_table, "public.messages")),
-        );
+        let realtime_table = check_table(&self.realtime_table, mistakes);
         let shutdown_grace = check_duration("HERALD_SHUTDOWN_GRACE", &self.shutdown_grace, "10s", mistakes);
         let log = self.log.check(mistakes);
         let (pool_settings, feed_settings) = database?;
@@ -293,6 +294,7 @@ impl ServeFlags {
                 origins: origins?,
                 web_root,
                 further_routes: Router::new(),
+                tls,
                 topics: topics?,
                 connections_max: connections_max? as usize,
                 role: Some(self.db_role).filter(|role| !role.is_empty()),
@@ -342,6 +344,11 @@ fn check_count(setting: &str, value: &str, default: &str, mistakes: &mut Mistake
 fn check_origins(origins: Option<String>, mistakes: &mut Mistakes) -> Option<AllowedOrigins> {
     let parsed = AllowedOrigins::parse(&origins.unwrap_or_default());
     mistakes.check("HERALD_ALLOWED_ORIGINS", parsed)
+}
+
+fn check_table(table: &str, mistakes: &mut Mistakes) -> Option<RealtimeTable> {
+    let parsed = RealtimeTable::parse(if_set(table, "public.messages"));
+    mistakes.check("HERALD_REALTIME_TABLE", parsed)
 }
 
 /// The settings of the pool and of the feed.

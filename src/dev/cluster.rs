@@ -271,7 +271,7 @@ pub struct Cluster {
     running: Mutex<Option<Running>>,
     reservation: Mutex<Reservation>,
     /// Held for as long as this owns the folder; the kernel releases it with the process.
-    _lock: Option<File>,
+    _lock: Option<FolderLock>,
 }
 
 #[derive(Debug)]
@@ -782,8 +782,20 @@ fn port_of(socket: &socket2::Socket) -> io::Result<u16> {
         .ok_or_else(|| io::Error::other("a bound socket without an address"))
 }
 
+/// A folder that belongs to this process until this is dropped.
+#[derive(Debug)]
+struct FolderLock(File);
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // The kernel gives the lock back when the last copy of the descriptor is closed, and a process that another thread is just
+        // starting has one until it executes its program. A folder could so be in use that nobody uses.
+        let _released = self.0.unlock();
+    }
+}
+
 /// Takes the folder for this process, or says that it is taken.
-fn own(folder: &Path) -> Result<File, ClusterError> {
+fn own(folder: &Path) -> Result<FolderLock, ClusterError> {
     let path = folder.join("lock");
     let options = OpenOptions::new()
         .create(true)
@@ -793,7 +805,7 @@ fn own(folder: &Path) -> Result<File, ClusterError> {
         .open(&path);
     let lock = options.map_err(|error| ClusterError::folder(&path, error))?;
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
+        Ok(()) => Ok(FolderLock(lock)),
         Err(fs::TryLockError::WouldBlock) => Err(ClusterError::InUse {
             folder: folder.to_path_buf(),
         }),
@@ -898,6 +910,17 @@ fn percent_encoded(byte: u8) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_is_free_once_its_owner_is_gone_although_a_process_being_started_has_the_descriptor() {
+        let folder = tempfile::tempdir().unwrap();
+        let owned = own(folder.path()).unwrap();
+        let inherited = owned.0.try_clone().unwrap();
+        assert!(matches!(own(folder.path()), Err(ClusterError::InUse { .. })));
+        drop(owned);
+        own(folder.path()).unwrap();
+        drop(inherited);
+    }
 
     #[test]
     fn names_are_safe_in_statements_and_in_urls() {

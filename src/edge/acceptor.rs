@@ -1,4 +1,4 @@
-//! Takes TCP connections in and speaks HTTP/1.1 on each, until a shutdown begins.
+//! Takes TCP connections in and speaks HTTP/1.1 on each, by TLS if there is a certificate, until a shutdown begins.
 //!
 //! A connection beyond the limit is answered with `503` instead of being left to wait; refusals are bounded as well.
 
@@ -21,8 +21,9 @@ use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
 use super::{
-    connection::{Connection, ConnectionId, ServedConnection},
+    connection::{Carrier, Connection, ConnectionId, ServedConnection},
     stream::StreamHandle,
+    tls::{Greeted, Handshakes},
 };
 use crate::{backoff::Backoff, metrics::Metrics, tasks::Tasks, types::SessionId};
 
@@ -70,6 +71,14 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+/// TLS at the door.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    pub(super) handshakes: Arc<Handshakes>,
+    /// Answers requests that came without TLS.
+    pub(super) enlightening: Router,
+}
+
 /// Accepts connections and serves them.
 #[derive(Debug)]
 pub struct Acceptor {
@@ -79,6 +88,8 @@ pub struct Acceptor {
     pub router: Router,
     /// Answers requests on connections beyond the limit.
     pub refusing: Router,
+    /// Speaks TLS on each connection, if there is a certificate.
+    pub tls: Option<Tls>,
     /// The most connections at once.
     pub connections_max: usize,
     /// Counts connections.
@@ -132,45 +143,77 @@ impl Acceptor {
         let _set = stream.set_nodelay(true);
         #[cfg(target_os = "linux")]
         let _set = SockRef::from(&stream).set_tcp_user_timeout(Some(UNCONFIRMED_MAX));
-        let stream_handle = StreamHandle::default();
-        let connection = Connection::new(stream, self.metrics.count_connection(), permit);
-        let connection = ServedConnection::new(connection, stream_handle.watch());
-        let offered = stream_handle.clone();
-        let service = router
-            .clone()
-            .map_request(move |mut request: hyper::Request<Incoming>| {
-                request.extensions_mut().insert(id);
-                request.extensions_mut().insert(offered.clone());
-                request
-            });
+        let (counted, router, tls) = (self.metrics.count_connection(), router.clone(), self.tls.clone());
         let draining = self.draining.clone();
         let served = async move {
-            let mut serving = Box::pin(
-                http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEADERS_DEADLINE)
-                    .max_buf_size(HEADERS_BYTES_MAX)
-                    .serve_connection(TokioIo::new(connection), TowerToHyperService::new(service))
-                    .with_upgrades(),
-            );
-            let ended = tokio::select! {
-                ended = &mut serving => Some(ended),
-                () = stream_handle.cut() => None,
-                () = until_it_has_to_end(&draining) => {
-                    // A stream goes on: this only says that no further request is taken.
-                    serving.as_mut().graceful_shutdown();
-                    tokio::select! {
-                        ended = serving => Some(ended),
-                        () = until_it_is_cut(&stream_handle) => None,
-                    }
-                }
+            let opened = match tls {
+                Some(tls) => Box::pin(tls.open(stream, router, &draining)).await,
+                None => Some((Carrier::Plain(stream), router)),
             };
-            if let Some(Err(error)) = ended {
-                // Peers that vanish and scanners that speak no HTTP are everyday life.
-                tracing::debug!(%error, "the connection ended early");
+            if let Some((carrier, router)) = opened {
+                let connection = Connection::new(carrier, counted, permit);
+                serve_requests(connection, id, router, &draining).await;
             }
         };
         self.tasks.spawn("connection", served.instrument(span));
+    }
+}
+
+impl Tls {
+    /// Makes the handshake, and says who answers on the connection. `None` if nobody needs an answer.
+    async fn open(
+        self,
+        stream: TcpStream,
+        router: Router,
+        draining: &CancellationToken,
+    ) -> Option<(Carrier, Router)> {
+        // A connection without a request is not waited for by a shutdown, and one in its handshake has none yet.
+        let greeted = draining.run_until_cancelled(self.handshakes.greet(stream)).await;
+        match greeted?? {
+            Greeted::Tls(stream) => Some((Carrier::Tls(stream), router)),
+            Greeted::Http(stream) => Some((Carrier::Plain(stream), self.enlightening)),
+        }
+    }
+}
+
+/// Answers requests on a connection until it ends, or has to.
+async fn serve_requests(
+    connection: Connection,
+    id: ConnectionId,
+    router: Router,
+    draining: &CancellationToken,
+) {
+    let stream_handle = StreamHandle::default();
+    let connection = ServedConnection::new(connection, stream_handle.watch());
+    let offered = stream_handle.clone();
+    let service = router.map_request(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(id);
+        request.extensions_mut().insert(offered.clone());
+        request
+    });
+    let mut serving = Box::pin(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADERS_DEADLINE)
+            .max_buf_size(HEADERS_BYTES_MAX)
+            .serve_connection(TokioIo::new(connection), TowerToHyperService::new(service))
+            .with_upgrades(),
+    );
+    let ended = tokio::select! {
+        ended = &mut serving => Some(ended),
+        () = stream_handle.cut() => None,
+        () = until_it_has_to_end(draining) => {
+            // A stream goes on: this only says that no further request is taken.
+            serving.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = serving => Some(ended),
+                () = until_it_is_cut(&stream_handle) => None,
+            }
+        }
+    };
+    if let Some(Err(error)) = ended {
+        // Peers that vanish and scanners that speak no HTTP are everyday life.
+        tracing::debug!(%error, "the connection ended early");
     }
 }
 

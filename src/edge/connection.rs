@@ -15,6 +15,7 @@ use tokio::{
     net::TcpStream,
     sync::OwnedSemaphorePermit,
 };
+use tokio_rustls::server::TlsStream;
 
 use super::stream::StreamWatch;
 use crate::{metrics::GaugeGuard, types::SessionId};
@@ -29,62 +30,92 @@ impl fmt::Display for ConnectionId {
     }
 }
 
+/// What carries a connection's bytes.
+#[derive(Debug)]
+pub(super) enum Carrier {
+    /// TCP alone.
+    Plain(TcpStream),
+    /// TLS over TCP. Boxed, so that a connection without TLS keeps no room for it.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
 /// An accepted connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: TcpStream,
+    carrier: Carrier,
     _counted: GaugeGuard,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
     /// A connection that counts in the gauge, and holds its place among the allowed ones.
-    pub(super) const fn new(stream: TcpStream, counted: GaugeGuard, permit: OwnedSemaphorePermit) -> Self {
+    pub(super) const fn new(carrier: Carrier, counted: GaugeGuard, permit: OwnedSemaphorePermit) -> Self {
         Self {
-            stream,
+            carrier,
             _counted: counted,
             _permit: permit,
         }
-    }
-
-    fn stream(self: Pin<&mut Self>) -> Pin<&mut TcpStream> {
-        Pin::new(&mut self.get_mut().stream)
     }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.stream().poll_read(context, buffer)
+        match &mut self.carrier {
+            Carrier::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Carrier::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
     }
 }
 
+/// What is written in one go becomes one record of TLS, as long as it fits into one: the WebSocket and the HTTP server
+/// collect what they have before they write.
 impl AsyncWrite for Connection {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream().poll_write(context, bytes)
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.carrier {
+            Carrier::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Carrier::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
     }
 
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_flush(context)
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.carrier {
+            Carrier::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Carrier::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_shutdown(context)
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.carrier {
+            Carrier::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            // It tells the peer by TLS, too, that nothing follows (`close_notify`).
+            Carrier::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream().poll_write_vectored(context, slices)
+        match &mut self.carrier {
+            Carrier::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Carrier::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        match &self.carrier {
+            Carrier::Plain(stream) => stream.is_write_vectored(),
+            Carrier::Tls(stream) => stream.is_write_vectored(),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Where the outside meets the gateway: TCP connections, HTTP, the upgrade to a WebSocket, Server-Sent Events, and the files of a page.
+//! Where the outside meets the gateway: TCP connections, TLS, HTTP, the upgrade to a WebSocket, Server-Sent Events, and the files of a page.
 //!
 //! Invariants:
 //! - Nobody who has not shown a valid token reaches a native session. A session of Phoenix channels needs a key of the application's,
@@ -24,6 +24,7 @@ mod problem;
 mod rest;
 mod socket;
 mod stream;
+pub mod tls;
 mod web_root;
 mod websocket;
 
@@ -41,12 +42,16 @@ use deadpool_postgres::Pool;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use self::identified::{REQUEST_ID, identified};
+use self::{
+    acceptor::Tls,
+    identified::{REQUEST_ID, identified},
+};
 pub use self::{
     api::body::read as read_json,
     connection::ConnectionId,
     origin::AllowedOrigins,
     problem::Problem,
+    tls::{Renewal, TlsSettings},
     web_root::{WebRoot, WebRootError},
 };
 use crate::{
@@ -141,6 +146,19 @@ fn cors(origins: &Arc<AllowedOrigins>) -> CorsLayer {
         ])
         .expose_headers([REQUEST_ID, header::RETRY_AFTER])
         .max_age(PREFLIGHT_AGE)
+}
+
+/// TLS at the door, and what keeps its certificate up to date.
+pub fn tls(settings: TlsSettings, metrics: &Arc<Metrics>) -> (Tls, Renewal) {
+    let (handshakes, renewal) = Renewal::new(settings, metrics);
+    let enlightening = Router::new()
+        .fallback(|| async { Problem::tls_required() })
+        .layer(from_fn(identified));
+    let tls = Tls {
+        handshakes,
+        enlightening,
+    };
+    (tls, renewal)
 }
 
 /// The answer to every request on a connection beyond the limit.

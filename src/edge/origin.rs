@@ -9,6 +9,9 @@ pub enum AllowedOrigins {
     /// Pages of the host that the request is addressed to.
     #[default]
     SameHost,
+    /// Pages of the host that the request is addressed to, which came by TLS: for a gateway that speaks TLS itself, and so knows
+    /// that a page of its host which did not come by TLS may be anybody's.
+    SameHostByTls,
     /// Pages of these origins, each as a browser writes it: `https://app.example`.
     Listed(Vec<String>),
     /// Every page.
@@ -41,6 +44,15 @@ impl AllowedOrigins {
         })
     }
 
+    /// The same, at a gateway that speaks TLS itself.
+    #[must_use]
+    pub fn by_tls(self) -> Self {
+        match self {
+            Self::SameHost => Self::SameHostByTls,
+            told @ (Self::SameHostByTls | Self::Listed(_) | Self::Any) => told,
+        }
+    }
+
     /// Whether a request with these headers may open a session.
     pub fn allow(&self, headers: &HeaderMap) -> bool {
         let Some(origin) = headers.get(header::ORIGIN) else {
@@ -53,14 +65,20 @@ impl AllowedOrigins {
             Self::Any => true,
             Self::Listed(origins) => origins.contains(&origin),
             Self::SameHost => {
-                let host = headers
-                    .get(header::HOST)
-                    .and_then(|host: &HeaderValue| host.to_str().ok());
                 let page = origin.split_once("://").map(|(_, host)| host);
-                host.is_some_and(|host| page == Some(host.to_ascii_lowercase().as_str()))
+                is_host_of(headers, page)
             }
+            Self::SameHostByTls => is_host_of(headers, origin.strip_prefix("https://")),
         }
     }
+}
+
+/// Whether the request is addressed to the page's host, which is written in lower case.
+fn is_host_of(headers: &HeaderMap, page: Option<&str>) -> bool {
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host: &HeaderValue| host.to_str().ok());
+    host.is_some_and(|host| page == Some(host.to_ascii_lowercase().as_str()))
 }
 
 #[cfg(test)]
@@ -89,6 +107,18 @@ mod tests {
         ] {
             assert!(!allowed.allow(&headers(Some(stranger))), "{stranger}");
         }
+    }
+
+    #[test]
+    fn a_gateway_that_speaks_tls_itself_allows_pages_of_its_host_that_came_by_tls() {
+        let allowed = AllowedOrigins::parse("").unwrap().by_tls();
+        assert!(allowed.allow(&headers(Some("https://Chat.example:4000"))));
+        assert!(allowed.allow(&headers(None)));
+        for stranger in ["http://chat.example:4000", "https://evil.example", "null"] {
+            assert!(!allowed.allow(&headers(Some(stranger))), "{stranger}");
+        }
+        let listed = AllowedOrigins::parse("http://app.example").unwrap();
+        assert_eq!(listed.clone().by_tls(), listed);
     }
 
     #[test]

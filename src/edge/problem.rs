@@ -88,6 +88,16 @@ impl Problem {
         )
     }
 
+    /// A request without TLS, where TLS is spoken. It is not led on to where it should have gone: whatever secret it holds has
+    /// been said openly, and whoever wrote the address has to learn of it.
+    pub fn tls_required() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "This port speaks TLS: use https:// or wss://.",
+        )
+        .with(header::CONNECTION, "close")
+    }
+
     /// The query string is no query string.
     pub const fn bad_query() -> Self {
         Self::new(

@@ -47,6 +47,10 @@ fn the_readme_names_every_metric_and_no_other() {
         "herald_auth_failures".to_owned(),
         "herald_requests".to_owned(),
         "herald_topic_refusals".to_owned(),
+        "herald_tls_handshakes".to_owned(),
+        "herald_tls_handshake_failures".to_owned(),
+        "herald_tls_certificate_expiry_timestamp_seconds".to_owned(),
+        "herald_tls_reloads".to_owned(),
     ];
     known.extend(page.lines().filter_map(|line| {
         let family = line.strip_prefix("# TYPE ")?.split(' ').next()?;

@@ -37,6 +37,7 @@ mod sessions;
 mod supabase;
 mod support;
 mod tail;
+mod tls;
 mod tokens_at_the_door;
 mod view;
 mod web_root;

@@ -11,9 +11,11 @@ use herald::{
     dev::cluster::{Cluster, Stop},
     postgres::{self, ConnectError, Failure, Settings},
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, time::Instant};
+
+use crate::support::authority::Authority;
 
 /// Much longer than anything here takes; a machine under load is slow.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -383,16 +385,14 @@ impl TlsServer {
             folder: tempfile::tempdir().unwrap(),
         };
         let authority = Authority::new("the right authority");
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &authority.issuer).unwrap().pem();
+        let issued = authority.issue(&[NAME]);
         write(server.folder.path(), "root.crt", &authority.certificate);
         write(
             server.folder.path(),
             "foreign.crt",
             &Authority::new("a foreign authority").certificate,
         );
-        server.install(&certificate, &key.serialize_pem()).await;
+        server.install(&issued.certificate, &issued.key).await;
         server
     }
 
@@ -455,26 +455,6 @@ impl TlsServer {
             "host={host} hostaddr=127.0.0.1 port={port} user=postgres dbname=postgres sslmode={mode} {root}"
         );
         Settings::parse(&text).unwrap()
-    }
-}
-
-/// Who signs certificates.
-struct Authority {
-    certificate: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new(name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.self_signed(&key).unwrap().pem();
-        Self {
-            certificate,
-            issuer: Issuer::new(params, key),
-        }
     }
 }
 

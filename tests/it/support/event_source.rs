@@ -5,7 +5,7 @@ use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::{Instant, timeout, timeout_at},
 };
@@ -64,8 +64,8 @@ pub(crate) enum Came {
 }
 
 /// An open event stream.
-pub(crate) struct EventSource {
-    pub(crate) stream: TcpStream,
+pub(crate) struct EventSource<S = TcpStream> {
+    pub(crate) stream: S,
     head: String,
     /// As it came.
     raw: Vec<u8>,
@@ -89,12 +89,18 @@ impl EventSource {
         Self::open_on(stream, "/v1/events", &headers).await
     }
 
+    /// Connects and reads the first event, which has to be `ready`.
+    pub(crate) async fn connect(address: SocketAddr, token: &str, cursor: Option<&str>) -> (Self, Block) {
+        let mut source = Self::open(address, token, cursor).await.unwrap();
+        let ready = source.block().await;
+        assert_eq!(ready.event.as_deref(), Some("ready"), "{ready:?}");
+        (source, ready)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> EventSource<S> {
     /// Asks for events on a connection of one's own.
-    pub(crate) async fn open_on(
-        mut stream: TcpStream,
-        target: &str,
-        headers: &[(&str, &str)],
-    ) -> Result<Self, u16> {
+    pub(crate) async fn open_on(mut stream: S, target: &str, headers: &[(&str, &str)]) -> Result<Self, u16> {
         let request = http::request("GET", target, headers);
         let mut raw = Vec::new();
         let head = async {
@@ -121,14 +127,6 @@ impl EventSource {
             }),
             status => Err(status),
         }
-    }
-
-    /// Connects and reads the first event, which has to be `ready`.
-    pub(crate) async fn connect(address: SocketAddr, token: &str, cursor: Option<&str>) -> (Self, Block) {
-        let mut source = Self::open(address, token, cursor).await.unwrap();
-        let ready = source.block().await;
-        assert_eq!(ready.event.as_deref(), Some("ready"), "{ready:?}");
-        (source, ready)
     }
 
     /// Whether the answer has this header line, in lower case.

@@ -132,7 +132,7 @@ pub(crate) fn request(method: &str, target: &str, headers: &[(&str, &str)]) -> S
 }
 
 /// Reads one answer; nothing if the connection ends before it begins.
-pub(crate) async fn read(stream: &mut TcpStream) -> Option<Answer> {
+pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<Answer> {
     timeout(AT_MOST, read_whole(stream)).await.expect("no answer")
 }
 

@@ -1,5 +1,6 @@
 //! What the tests stand on: a private Postgres, a database each, and a session that hears notifications.
 
+pub(crate) mod authority;
 pub(crate) mod blackhole;
 pub(crate) mod caller;
 pub(crate) mod cluster;

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use futures::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::{net::TcpStream, time::Instant};
+use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, client_async, connect_async,
     tungstenite::{Error, Message, client::IntoClientRequest, http::Request, protocol::CloseFrame},
@@ -59,6 +60,17 @@ impl Socket {
     /// Opens a socket over a connection of one's own.
     pub(crate) async fn open_on(stream: TcpStream, request: Request<()>) -> Result<Self, Error> {
         let stream = MaybeTlsStream::Plain(stream);
+        Ok(Self {
+            socket: Box::pin(client_async(request, stream)).await?.0,
+        })
+    }
+
+    /// Opens a socket over a connection of one's own by TLS.
+    pub(crate) async fn open_by_tls(
+        stream: TlsStream<TcpStream>,
+        request: Request<()>,
+    ) -> Result<Self, Error> {
+        let stream = MaybeTlsStream::Rustls(stream);
         Ok(Self {
             socket: Box::pin(client_async(request, stream)).await?.0,
         })

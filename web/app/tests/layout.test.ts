@@ -87,7 +87,7 @@ test('blocks are of a bounded size, and nothing goes from one to another', () =>
     const [day, ...others] = layOut(minutes(from, until), before);
     assert.ok(day);
     assert.deepEqual(others, []);
-    assert.deepEqual(groupsOf(day).map(({ key }) => Number(key)), minutes(from, until).map(({ id }) => Number(id)));
+    assert.deepEqual(groupsOf(day).map(({ messages }) => messages.map(({ id }) => id).join()), minutes(from, until).map(({ id }) => id));
     assert.equal(new Set(day.blocks.map(({ key }) => key)).size, day.blocks.length);
     const places = new Map(day.blocks.flatMap(({ key, groups }) => groups.map((group) => [group.key, key])));
     for (const { key, groups } of before[0]!.blocks) for (const group of groups) assert.equal(places.get(group.key), key);
@@ -95,6 +95,46 @@ test('blocks are of a bounded size, and nothing goes from one to another', () =>
     before = [day];
   }
   assert.ok(before[0]!.blocks.length < 40);
+});
+
+test('a minute stays the same group in the same block while its older messages are loaded', () => {
+  const all = Array.from({ length: 400 }, (_, index) => message(`${index}`, 'ada', at(1, 9, 0, index / 8)));
+  const answer = message('answer', 'bob', at(1, 9, 1));
+  let before = layOut([...all.slice(350), answer]);
+  const first = before[0]!.blocks[0]!;
+  for (let from = 300; from >= 0; from -= 50) {
+    before = layOut([...all.slice(from), answer], before);
+    const block = before[0]!.blocks[0]!;
+    assert.equal(block.key, first.key);
+    assert.equal(block.groups[0]!.key, first.groups[0]!.key);
+    assert.equal(block.groups[0]!.messages.length, 400 - from);
+  }
+});
+
+test('keys are given once, however messages come, move and go', () => {
+  let seed = 7;
+  const draw = (count: number): number => (seed = (seed * 1_103_515_245 + 12_345) % 2_147_483_648) % count;
+  for (let round = 0; round < 12; round++) {
+    const people = ['ada', 'bob'];
+    let all: ThreadMessage[] = [];
+    let before: Day[] = [];
+    for (let step = 0; step < 60; step++) {
+      const place = draw(3) ? all.length : draw(all.length + 1);
+      const many = draw(4) ? 1 : draw(60);
+      const minute = Math.floor(place / 40);
+      const come = Array.from({ length: many }, (_, index) => message(`${step} ${index}`, people[draw(20) ? step % 2 : 0]!, at(1, 0, minute)));
+      all = [...all.slice(0, place), ...come, ...all.slice(place)];
+      if (all.length && draw(3) === 0) all.splice(draw(all.length), 0, ...all.splice(draw(all.length), 1 + draw(3)));
+      if (draw(5) === 0) all.splice(draw(all.length), draw(30));
+      before = layOut(all, before);
+      for (const { blocks } of before) {
+        for (const keyed of [blocks, ...blocks.map(({ groups }) => groups)]) {
+          assert.equal(new Set(keyed.map(({ key }) => key)).size, keyed.length, `round ${round}, step ${step}`);
+        }
+      }
+      assert.deepEqual(before.flatMap(groupsOf).flatMap(({ messages }) => messages), all);
+    }
+  }
 });
 
 test('a key is given once, whatever is deleted', () => {

@@ -5,8 +5,8 @@ import { startOfDay } from '../text/time.js';
 
 /** What one person wrote within one minute. */
 export interface Group {
-  /** The id of its first message. */
-  readonly key: string;
+  /** Stays while one of its messages does: older ones of its minute may come before them. */
+  readonly key: number;
   readonly sender: string;
   /** When its last message was written, in milliseconds since 1970. */
   readonly time: number;
@@ -51,9 +51,12 @@ export function layOut(messages: readonly ThreadMessage[], before: readonly Day[
   });
 }
 
+/** A group that has no key yet. */
+type Keyless = Omit<Group, 'key'>;
+
 /** Divides messages by day, and each day by sender and minute. */
-function divide(messages: readonly ThreadMessage[]): { start: number; groups: Group[] }[] {
-  const days: { start: number; groups: (Group & { messages: ThreadMessage[]; time: number })[] }[] = [];
+function divide(messages: readonly ThreadMessage[]): { start: number; groups: Keyless[] }[] {
+  const days: { start: number; groups: (Keyless & { messages: ThreadMessage[]; time: number })[] }[] = [];
   let latest = -Infinity;
   for (const message of messages) {
     latest = Math.max(latest, Date.parse(message.created_at));
@@ -62,7 +65,7 @@ function divide(messages: readonly ThreadMessage[]): { start: number; groups: Gr
     if (!day || day.start !== start) days.push((day = { start, groups: [] }));
     let group = day.groups.at(-1);
     if (group?.sender !== message.sender_id || minuteOf(group.time) !== minuteOf(latest)) {
-      day.groups.push((group = { key: message.id, sender: message.sender_id, time: latest, messages: [] }));
+      day.groups.push((group = { sender: message.sender_id, time: latest, messages: [] }));
     }
     group.messages.push(message);
     group.time = latest;
@@ -71,21 +74,27 @@ function divide(messages: readonly ThreadMessage[]): { start: number; groups: Gr
 }
 
 /** Puts the groups of a day into blocks: each into the block where it was, a new one into the block before it while there is room. */
-function gather(groups: readonly Group[], before: readonly Block[]): Block[] {
-  const known = new Map<string, { group: Group; block: Block }>();
-  for (const block of before) for (const group of block.groups) known.set(group.key, { group, block });
+function gather(groups: readonly Keyless[], before: readonly Block[]): Block[] {
+  const found = recognize(groups, before);
+  /** Which group is the last one of each block of before. What comes between two groups of one block has to go there. */
+  const ends = new Map(found.map(({ block }, index) => [block?.key, index]));
   const blocks: (Block & { groups: Group[] })[] = [];
-  let nextKey = Math.max(0, ...before.map(({ key }) => key + 1));
+  let nextBlock = following(before);
+  let nextGroup = following(before.flatMap(({ groups }) => groups));
+  const used = new Set<number>();
   let size = 0;
-  for (const group of groups) {
-    const old = known.get(group.key);
+  for (const [index, { group, old, block: home }] of found.entries()) {
     let block = blocks.at(-1);
-    if (!block || (old ? old.block.key !== block.key : size >= BLOCK_FULL)) {
-      blocks.push((block = { key: old?.block.key ?? nextKey++, groups: [] }));
+    // Messages may change places with others of another block. A block that is left is not entered again.
+    const isElsewhere = home && home.key !== block?.key && !used.has(home.key);
+    const isFull = size >= BLOCK_FULL && index > (ends.get(block?.key) ?? -1);
+    if (!block || isElsewhere || (isFull && home?.key !== block.key)) {
+      blocks.push((block = { key: isElsewhere ? home.key : nextBlock++, groups: [] }));
+      used.add(block.key);
       size = 0;
     }
-    const isKept = old && old.group.time === group.time && isSame(old.group.messages, group.messages);
-    block.groups.push(isKept ? old.group : group);
+    const isKept = old && old.time === group.time && isSame(old.messages, group.messages);
+    block.groups.push(isKept ? old : { key: old?.key ?? nextGroup++, ...group });
     size += group.messages.length;
   }
   const old = new Map(before.map((block) => [block.key, block]));
@@ -93,6 +102,25 @@ function gather(groups: readonly Group[], before: readonly Block[]): Block[] {
     const same = old.get(block.key);
     return same && isSame(same.groups, block.groups) ? same : block;
   });
+}
+
+/** Finds out which groups were there before, and where: those that have a message in common. If two have, it is the first one. */
+function recognize(groups: readonly Keyless[], before: readonly Block[]): { group: Keyless; old?: Group; block?: Block }[] {
+  const known = new Map<string, { old: Group; block: Block }>();
+  for (const block of before) for (const old of block.groups) for (const { id } of old.messages) known.set(id, { old, block });
+  const taken = new Set<Group>();
+  return groups.map((group) => {
+    const first = group.messages.find(({ id }) => known.has(id));
+    const place = first && known.get(first.id);
+    if (!place || taken.has(place.old)) return { group };
+    taken.add(place.old);
+    return { group, ...place };
+  });
+}
+
+/** A key that none of these has. */
+function following(keyed: readonly { readonly key: number }[]): number {
+  return keyed.reduce((next, { key }) => Math.max(next, key + 1), 0);
 }
 
 function isSame(old: readonly unknown[], values: readonly unknown[]): boolean {
