@@ -72,6 +72,7 @@ async fn run_against_echo(program: &mut Command) -> ExitStatus {
         listener,
         router: Router::new().route("/", get(open)).with_state(context),
         refusing: Router::new(),
+        tls: None,
         connections_max: CONNECTIONS_MAX,
         metrics,
         tasks: tasks.clone(),
