@@ -7,5 +7,6 @@
 #[path = "../../src/protocol/mod.rs"]
 pub mod protocol;
 pub mod table;
+pub mod tail;
 #[path = "../../src/types.rs"]
 pub mod types;

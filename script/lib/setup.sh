@@ -6,7 +6,7 @@
 oldest_postgres=15
 homebrew_postgres=postgresql@17
 
-# The oldest Python that runs what script/lib/fuzz-requirements.txt names.
+# The oldest Python that runs what script/lib/fuzz-requirements.txt and script/lib/autobahn-requirements.txt name.
 oldest_python=3.11
 
 # The oldest Node that runs the clients of Supabase Realtime in tests/supabase and builds the page in web.
@@ -253,7 +253,7 @@ require_python() {
         step 'installing python3 by Homebrew'
         brew install python3 </dev/null
     fi
-    python=$(find_python) || give_up "Python $oldest_python or newer with the modules venv and ensurepip was not found; script/fuzz needs it. Install it, and
+    python=$(find_python) || give_up "Python $oldest_python or newer with the modules venv and ensurepip was not found; script/${0##*/} needs it. Install it, and
 run this again:
     dnf install python3.12              (Fedora, RHEL)
     apk add python3                     (Alpine)
@@ -274,6 +274,24 @@ find_python() {
         fi
     done
     return 1
+}
+
+# Fills the virtual environment in the folder $1 with what the file $2 names, called $3, unless it has been filled from that file by
+# this Python. It needs require_python.
+install_python_packages() {
+    local environment=$1 requirements=$2 what=$3 made_of
+    made_of="$("$python" -VV)
+$(cat "$requirements")"
+    if [ "$(cat "$environment/made-of" 2>/dev/null)" = "$made_of" ] && "$environment/bin/python" -c '' 2>/dev/null; then
+        return
+    fi
+    step "installing $what from PyPI"
+    rm -rf "$environment"
+    "$python" -m venv "$environment"
+    "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$requirements" ||
+        give_up "$what could not be installed; see above. pip follows the settings of its own for an index (PIP_INDEX_URL, pip.conf)."
+    # The last thing, so that an installation that was interrupted is not taken for a whole one.
+    printf '%s\n' "$made_of" >"$environment/made-of"
 }
 
 # Node and npm, which run and install the clients of Supabase Realtime that the tests drive, and build the page.

@@ -13,6 +13,8 @@ mod broadcast;
 mod caller;
 mod connection;
 mod door;
+#[cfg(test)]
+mod echo;
 mod events;
 pub mod health;
 mod identified;

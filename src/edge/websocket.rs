@@ -34,7 +34,10 @@ use super::{
     Problem,
     connection::{Connection, ServedConnection},
 };
-use crate::session::{End, Farewell, Inbound, Transport, TransportGone};
+use crate::{
+    protocol::close::CloseCode,
+    session::{End, Farewell, Inbound, Transport, TransportGone},
+};
 
 /// Each connection keeps a buffer of this many bytes for reading, allocated at once; tungstenite's own default is
 /// 128 KiB. A client's frames are short, and a longer one makes the buffer grow for as long as it takes.
@@ -172,10 +175,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F> Stream for Socket<S, F> {
                 Some(Ok(Message::Pong(bytes))) => Some(Inbound::Pong(bytes)),
                 // The answer to a close is queued by now; the next poll writes it and ends the stream.
                 Some(Ok(Message::Close(_) | Message::Frame(_))) => continue,
-                Some(Err(SocketError::Capacity(_))) => Some(Inbound::TooBig),
+                Some(Err(SocketError::Capacity(_))) => Some(Inbound::Unreadable(CloseCode::MessageTooBig)),
                 // A peer that goes without a word is everyday life and no mistake of its protocol.
                 Some(Err(SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake))) => None,
-                Some(Err(SocketError::Protocol(_) | SocketError::Utf8(_))) => Some(Inbound::Garbage),
+                Some(Err(SocketError::Protocol(_))) => Some(Inbound::Unreadable(CloseCode::InvalidFrame)),
+                Some(Err(SocketError::Utf8(_))) => Some(Inbound::Unreadable(CloseCode::InvalidText)),
                 Some(Err(_)) | None => None,
             });
         }

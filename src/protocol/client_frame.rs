@@ -59,6 +59,10 @@ impl ClientFrame {
     /// # Errors
     /// [`ClientFrameError`], which the session answers and counts.
     pub fn read(text: &str) -> Result<Self, ClientFrameError> {
+        // Serde would also take an array for a struct, member by member.
+        if !text.trim_ascii_start().starts_with('{') {
+            return Err(ClientFrameError::Malformed);
+        }
         let fields: Fields = serde_json::from_str(text).map_err(|_| ClientFrameError::Malformed)?;
         match fields.kind.as_str() {
             "auth" => match fields.token {
@@ -116,7 +120,10 @@ mod tests {
             "",
             "nonsense",
             "[]",
+            r#"["ping"]"#,
+            r#"["auth","t"]"#,
             "{}",
+            r#"{"type":"ping","type":"auth"}"#,
             r#"{"type":5}"#,
             "\"ping\"",
             &"[".repeat(60_000),

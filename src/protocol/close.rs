@@ -8,8 +8,12 @@ pub enum CloseCode {
     /// The gateway is shutting down, lost its own continuity, could not ask its database what the client missed, or has
     /// heard nothing from the client for too long. Come back after a random 0–5 s, with the cursor.
     GoingAway,
+    /// Bytes that are no frames of RFC 6455, or frames in an order that it does not allow.
+    InvalidFrame,
     /// A binary frame on a protocol of text.
     UnsupportedData,
+    /// A text frame whose bytes are no UTF-8.
+    InvalidText,
     /// A frame above 64 KiB from a client.
     MessageTooBig,
     /// The token expired. Come back with a new one, and the cursor.
@@ -20,7 +24,7 @@ pub enum CloseCode {
     Slow,
     /// The user opened more sessions than allowed; the oldest goes.
     Replaced,
-    /// Too many frames that are not of the protocol.
+    /// Too many frames that are not of the protocol that is spoken in them.
     ProtocolError,
     /// Frames arrived faster than allowed. Come back after a minute.
     TooManyFrames,
@@ -28,9 +32,11 @@ pub enum CloseCode {
 
 impl CloseCode {
     /// All of them, for tables and tests.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::GoingAway,
+        Self::InvalidFrame,
         Self::UnsupportedData,
+        Self::InvalidText,
         Self::MessageTooBig,
         Self::TokenExpired,
         Self::Forbidden,
@@ -44,7 +50,9 @@ impl CloseCode {
     pub const fn number(self) -> u16 {
         match self {
             Self::GoingAway => 1001,
+            Self::InvalidFrame => 1002,
             Self::UnsupportedData => 1003,
+            Self::InvalidText => 1007,
             Self::MessageTooBig => 1009,
             Self::TokenExpired => 4001,
             Self::Forbidden => 4003,
@@ -59,7 +67,9 @@ impl CloseCode {
     pub const fn reason(self) -> &'static str {
         match self {
             Self::GoingAway => "going away: come back with the cursor after 0-5 s",
+            Self::InvalidFrame => "invalid frame: not as RFC 6455 has it",
             Self::UnsupportedData => "unsupported data: send text frames",
+            Self::InvalidText => "invalid text: a text frame is UTF-8",
             Self::MessageTooBig => "message too big: 64 KiB at most",
             Self::TokenExpired => "token expired: come back with a new token and the cursor",
             Self::Forbidden => "forbidden: the token is not accepted for this session",
@@ -74,7 +84,9 @@ impl CloseCode {
     pub const fn label(self) -> &'static str {
         match self {
             Self::GoingAway => "going_away",
+            Self::InvalidFrame => "invalid_frame",
             Self::UnsupportedData => "unsupported_data",
+            Self::InvalidText => "invalid_text",
             Self::MessageTooBig => "message_too_big",
             Self::TokenExpired => "token_expired",
             Self::Forbidden => "forbidden",

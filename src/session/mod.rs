@@ -6,6 +6,8 @@
 
 mod attach;
 mod dialogue;
+#[cfg(test)]
+pub(crate) mod echo;
 mod live;
 mod native;
 pub mod phoenix;

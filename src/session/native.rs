@@ -199,8 +199,7 @@ impl Dialogue for Native<'_> {
         match inbound {
             Inbound::Alive | Inbound::Pong(_) => Ok(()),
             Inbound::Binary(_) => Err(CloseCode::UnsupportedData),
-            Inbound::TooBig => Err(CloseCode::MessageTooBig),
-            Inbound::Garbage => Err(CloseCode::ProtocolError),
+            Inbound::Unreadable(code) => Err(code),
             Inbound::Text(text) => match ClientFrame::read(&text) {
                 Ok(ClientFrame::Ping { reference }) => {
                     self.answers.push_back(Outbound::Pong { reference });

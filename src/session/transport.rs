@@ -10,6 +10,7 @@ use super::End;
 use crate::{
     hub::Delivery,
     protocol::{
+        close::CloseCode,
         cursor::Cursor,
         server_frame::{EventsFrame, Ready},
     },
@@ -22,14 +23,12 @@ pub enum Inbound {
     Text(Utf8Bytes),
     /// A binary frame, not yet read.
     Binary(Bytes),
-    /// A frame above the limit. Nothing can be read after it.
-    TooBig,
     /// A sign of life without content, such as a ping.
     Alive,
     /// The answer to a ping, with what the ping held.
     Pong(Bytes),
-    /// Bytes that are no frames. Nothing can be read after them.
-    Garbage,
+    /// What is no frame, or one that is not taken, for the reason that the code gives. Nothing can be read after it.
+    Unreadable(CloseCode),
 }
 
 /// What a session wants its client to see. How it is written is the transport's matter.

@@ -303,8 +303,7 @@ impl Dialogue for Phoenix<'_> {
         rhythm.count_frame(now)?;
         let message = match inbound {
             Inbound::Alive | Inbound::Pong(_) => return Ok(()),
-            Inbound::TooBig => return Err(CloseCode::MessageTooBig),
-            Inbound::Garbage => return Err(CloseCode::ProtocolError),
+            Inbound::Unreadable(code) => return Err(code),
             Inbound::Text(text) => Message::read_text(self.opening.serializer, &text),
             Inbound::Binary(bytes) => Message::read_binary(self.opening.serializer, &bytes),
         };

@@ -18,7 +18,7 @@ const BACKOFF_BASE = 500;
 const BACKOFF_CAP = 30_000;
 
 /** HTTP statuses and close codes after which the same client would fail the same way (PROTOCOL.md). */
-const FINAL = [400, 403, 404, 405, 426, 1003, 1009, 4003, 4009, 4010];
+const FINAL = [400, 403, 404, 405, 426, 1002, 1003, 1007, 1009, 4003, 4009, 4010];
 
 /** How long to wait, in milliseconds, and whether it is firm: then it must not be cut short because somebody looks at the page. */
 export type Delay = [delay: number, isFirm: boolean];
