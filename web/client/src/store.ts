@@ -345,7 +345,7 @@ export function createConversationStore(client: HeraldClient): ConversationStore
     reload: loadAll,
 
     send(content) {
-      if (opened === null) throw new Error('Nothing is open.');
+      if (opened === null) throw new Error('Open a conversation.');
       const { other_user_id, product_id } = aboutConversation(opened);
       const id = randomId();
       post({
