@@ -81,7 +81,9 @@ async fn run_against_echo(program: &mut Command) -> ExitStatus {
     tasks.spawn("acceptor", acceptor.run());
     let program = program.arg(format!("ws://{address}/")).stdin(Stdio::null());
     let ended = tokio::time::timeout(AT_MOST, program.kill_on_drop(true).status()).await;
-    ended.expect("the cases do not end").expect("script/autobahn installs it")
+    ended
+        .expect("the cases do not end")
+        .expect("script/autobahn installs it")
 }
 
 #[tokio::test(flavor = "multi_thread")]

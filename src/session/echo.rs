@@ -1,11 +1,7 @@
 //! A dialogue of the test build alone: it says back what it hears, so that the Autobahn cases can judge how sessions read and
 //! write. The loop and the transport are those of every session.
 
-use std::{
-    collections::VecDeque,
-    task::Context,
-    time::Duration,
-};
+use std::{collections::VecDeque, task::Context, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::Instant;

@@ -418,7 +418,10 @@ async fn whatever_frames_come_a_session_answers_or_ends_with_a_code_and_tells_no
             scene.write(alice, carol, SECRET).await;
         }
         let code = answers_or_is_closed(&mut client).await;
-        assert!(matches!(code, None | Some(4010 | 1002 | 1007 | 1009)), "case {case}: {code:?}");
+        assert!(
+            matches!(code, None | Some(4010 | 1002 | 1007 | 1009)),
+            "case {case}: {code:?}"
+        );
     }
     let mut bobs = inbox(&door.clone().device("last"), bob).await;
     scene.write(carol, bob, "hello").await;
