@@ -44,6 +44,7 @@ label!(
 label!(ByOutcome, outcome, "Told apart by how it ended.");
 label!(ByReason, reason, "Told apart by why it happened.");
 label!(ByState, state, "Told apart by the state something is in.");
+label!(ByTask, task, "Told apart by the name of the task.");
 
 /// Told apart by the call of the HTTP API and the status of its answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -115,6 +116,10 @@ pub struct Metrics {
     pub parking_dropped: Counter,
     /// One for the state the feed is in, zero for the others.
     pub feed_state: Family<ByState, Gauge>,
+    /// Seconds since the log was last read to its end.
+    pub feed_silence: Gauge,
+    /// Tasks that panicked.
+    pub task_panics: Family<ByTask, Counter>,
     /// 1 while the feed waits for a ring, and those who write have to ring.
     pub feed_asleep: Gauge,
     /// Times that changes came faster than the feed read, so that it reads without being rung for until they are fewer.
@@ -197,6 +202,8 @@ impl Metrics {
             parking_queries: Counter::default(),
             parking_dropped: Counter::default(),
             feed_state: Family::default(),
+            feed_silence: Gauge::default(),
+            task_panics: Family::default(),
             feed_asleep: Gauge::default(),
             feed_rushes: Counter::default(),
             feed_reconnects: Counter::default(),
@@ -282,6 +289,7 @@ impl Metrics {
         );
         self.register_parking();
         self.register_feed();
+        self.register_upkeep();
         self.register_topics();
         self.register_tls();
         self
@@ -381,6 +389,12 @@ impl Metrics {
             "One for the state the feed is in",
             self.feed_state.clone(),
         );
+        registry.register_with_unit(
+            "feed_silence",
+            "Since the log was last read to its end",
+            Unit::Seconds,
+            self.feed_silence.clone(),
+        );
         registry.register(
             "feed_asleep",
             "1 while the feed waits for a ring, and those who write have to ring",
@@ -401,6 +415,11 @@ impl Metrics {
             "Times the feed had to begin anew",
             self.feed_discontinuities.clone(),
         );
+    }
+
+    fn register_upkeep(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("task_panics", "Tasks that panicked", self.task_panics.clone());
         registry.register("log_rows", "Rows in the log, estimated", self.log_rows.clone());
         registry.register_with_unit("log_size", "Log and indexes", Unit::Bytes, self.log_bytes.clone());
         registry.register(
@@ -427,6 +446,11 @@ impl Metrics {
                 .get_or_create(&ByState { state: known })
                 .set(i64::from(known == state));
         }
+    }
+
+    /// Counts a panic of a task of this name.
+    pub fn count_panic(&self, task: &'static str) {
+        self.task_panics.get_or_create(&ByTask { task }).inc();
     }
 
     /// Counts a session of this protocol for as long as the guard lives.

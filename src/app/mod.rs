@@ -158,7 +158,9 @@ impl App {
     /// Not safe: parts may have been started.
     pub async fn start(config: AppConfig, listener: TcpListener) -> Result<Self, StartError> {
         let address = listener.local_addr()?;
-        let (tasks, metrics) = (Tasks::new(), Arc::new(Metrics::new()));
+        let metrics = Arc::new(Metrics::new());
+        let counting = Arc::clone(&metrics);
+        let tasks = Tasks::reporting(move |task| counting.count_panic(task));
         let pool = pool(&config.pool_settings, config.pool_connections, POOL_WAIT)?;
         let verifier = Arc::new(Verifier::start(config.auth.clone(), &tasks).await?);
         let hub = Arc::new(Hub::new(config.sessions_per_user, Arc::clone(&metrics)));
@@ -245,6 +247,14 @@ impl App {
             config.realtime_table.clone(),
         );
         let stopping = self.tasks.stopping();
+        let watching = stopping.clone();
+        let (watchdog, watched) = (feed.watchdog(), self.vital("watchdog", &stopping, refuse));
+        self.tasks.spawn("watchdog", async move {
+            if let Some(reason) = watching.run_until_cancelled(watchdog.run()).await {
+                tracing::error!(%reason, "the gateway cannot go on");
+                watched.refuse(reason);
+            }
+        });
         let vital = self.vital("feed", &stopping, refuse);
         let running = stopping.clone();
         self.tasks.spawn("feed", async move {
@@ -253,7 +263,9 @@ impl App {
             }
         });
         let retention = Retention::new(pool, config.log_retention, metrics());
-        self.start_vital("retention", &stopping, refuse, retention.run(stopping.clone()));
+        // Whoever writes and reads is not concerned while it is away.
+        self.tasks
+            .spawn_restarting("retention", move || retention.clone().run(stopping.clone()));
     }
 
     fn start_vital(

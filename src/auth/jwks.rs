@@ -331,13 +331,16 @@ impl Jwks {
             pending,
             ..Readings::default()
         });
-        let refresher = Refresher {
+        let refresher = Arc::new(Refresher {
             reader,
             keys: Arc::clone(&keys),
             readings: readings.clone(),
             timing,
-        };
-        tasks.spawn("jwks refresh", refresher.run(tasks.stopping()));
+        });
+        let stopping = tasks.stopping();
+        tasks.spawn_restarting("jwks refresh", move || {
+            Arc::clone(&refresher).run(stopping.clone())
+        });
         Ok(Self {
             keys,
             readings,
@@ -389,7 +392,7 @@ struct Refresher {
 }
 
 impl Refresher {
-    async fn run(self, stopping: CancellationToken) {
+    async fn run(self: Arc<Self>, stopping: CancellationToken) {
         let interval = match self.reader.origin {
             Origin::File(_) => self.timing.file_interval,
             Origin::Url(..) => self.timing.url_interval,

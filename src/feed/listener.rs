@@ -11,9 +11,11 @@ use tokio_postgres::Row;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    Watchdog,
     doorbell::{Doorbell, Question, Step},
     link::{Link, LinkError},
     reader::{Chunk, Handed, ReadError, Reader, Span},
+    watchdog::Progressing,
 };
 use crate::{
     backoff::Backoff,
@@ -97,6 +99,7 @@ pub struct Feed {
     table: RealtimeTable,
     /// How the next connection asks the view.
     access: ViewAccess,
+    progressing: Progressing,
 }
 
 /// How far the feed has come.
@@ -146,7 +149,19 @@ impl Feed {
             progress: None,
             backoff: Backoff::new(config.backoff_base, config.backoff_cap),
             access: ViewAccess::Direct,
+            progressing: Progressing::default(),
         }
+    }
+
+    /// Whoever watches that this feed does not stand still.
+    pub fn watchdog(&self) -> Watchdog {
+        let longest_wait = self.config.idle_tick + self.config.deadline * FIRST_READ_DEADLINES;
+        Watchdog::new(
+            self.progressing.clone(),
+            longest_wait,
+            self.status.clone(),
+            Arc::clone(&self.metrics),
+        )
     }
 
     /// Feeds the hub until the process stops.
@@ -165,6 +180,7 @@ impl Feed {
                 ended = self.connection() => ended,
             };
             let Err(error) = ended;
+            self.progressing.note_step();
             self.metrics.feed_asleep.set(0);
             self.choose_access(&error);
             let failure = self.judge(&error);
@@ -239,6 +255,7 @@ impl Feed {
         let mut doorbell = Doorbell::new(self.config.idle_tick);
         loop {
             let events = self.read(&mut link, &reader, patience).await?;
+            self.progressing.note_read();
             patience = self.config.deadline;
             if *self.status.current() != FeedState::Listening {
                 self.status.enter(FeedState::Listening);
@@ -406,6 +423,7 @@ impl Feed {
             events += chunk.events.len();
             let is_last = chunk.is_last;
             progress.hand_over(&self.fanout, &snapshot, &chunk);
+            self.progressing.note_step();
             self.metrics.events_vanished.inc_by(chunk.vanished);
             if is_last {
                 break;

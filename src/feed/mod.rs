@@ -11,8 +11,10 @@ mod link;
 mod listener;
 mod reader;
 mod retention;
+mod watchdog;
 
 pub use self::{
     listener::{Feed, FeedConfig},
     retention::Retention,
+    watchdog::Watchdog,
 };

@@ -36,7 +36,7 @@ const ROUND_MAX: Duration = Duration::from_secs(60);
 const ROUND_MIN: Duration = Duration::from_millis(100);
 
 /// The upkeep of the log by one gateway.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Retention {
     pool: Pool,
     keep: Duration,

@@ -51,6 +51,7 @@ fn the_readme_names_every_metric_and_no_other() {
         "herald_tls_handshake_failures".to_owned(),
         "herald_tls_certificate_expiry_timestamp_seconds".to_owned(),
         "herald_tls_reloads".to_owned(),
+        "herald_task_panics".to_owned(),
     ];
     known.extend(page.lines().filter_map(|line| {
         let family = line.strip_prefix("# TYPE ")?.split(' ').next()?;

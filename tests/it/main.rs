@@ -36,6 +36,7 @@ mod processes;
 mod send;
 mod sessions;
 mod supabase;
+mod supervision;
 mod support;
 mod tail;
 mod tls;
