@@ -54,7 +54,7 @@ impl Tasks {
             if ended.is_err() {
                 tracing::error!(
                     task = name,
-                    "a task panicked and has ended; what it said is above"
+                    "a task panicked and has ended; the line above says where"
                 );
                 on_panic(name);
             }
@@ -74,7 +74,7 @@ impl Tasks {
                 tracing::error!(
                     task = name,
                     ?pause,
-                    "a task panicked and will begin anew; what it said is above"
+                    "a task panicked and will begin anew; the line above says where"
                 );
                 on_panic(name);
                 let pausing = tokio::time::sleep(pause);
