@@ -47,7 +47,7 @@ pub(super) fn check(
 
 /// What signs the client's own tokens.
 fn signer(jwt: JwtFlags, user: Option<UserId>, mistakes: &mut Mistakes) -> Option<Signer> {
-    if jwt.jwt_secret.as_deref().unwrap_or_default().is_empty() {
+    if !jwt.has_secret() {
         let what = "not set; set it to the secret that `herald serve` has, or give a token by HERALD_TOKEN";
         mistakes.note(SECRET_VARIABLE, what);
     }

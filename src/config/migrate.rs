@@ -1,8 +1,11 @@
 //! Settings of `herald migrate`.
 
-use std::time::Duration;
+use std::{ffi::OsString, time::Duration};
 
-use super::{Mistakes, quantity};
+use super::{
+    Mistakes, quantity,
+    secret::{self, Given},
+};
 
 /// The flags of `herald migrate` as typed.
 #[derive(clap::Args)]
@@ -17,6 +20,10 @@ pub struct MigrateFlags {
     )]
     database_url: Option<String>,
 
+    /// A file with that, in place of it: it holds a password.
+    #[arg(long, env = "DATABASE_URL_FILE", value_name = "FILE", global = true)]
+    database_url_file: Option<OsString>,
+
     /// A direct connection to the primary, if `DATABASE_URL` goes through a pooler: a pooler in transaction mode can
     /// neither build indexes concurrently nor keep two migrations apart. Preferred if set.
     #[arg(
@@ -27,6 +34,15 @@ pub struct MigrateFlags {
         global = true
     )]
     feed_database_url: Option<String>,
+
+    /// A file with that, in place of it.
+    #[arg(
+        long,
+        env = "HERALD_FEED_DATABASE_URL_FILE",
+        value_name = "FILE",
+        global = true
+    )]
+    feed_database_url_file: Option<OsString>,
 
     /// How long each wait may last: for another migration, for locks on the tables, for old transactions during an
     /// index build. Writers are never held up for longer than half a second, whatever stands here.
@@ -91,19 +107,26 @@ impl MigrateFlags {
         let mut mistakes = Mistakes::none();
         // A variable that is set to nothing is as good as unset.
         let urls = [
-            ("HERALD_FEED_DATABASE_URL", self.feed_database_url),
-            ("DATABASE_URL", self.database_url),
+            (
+                "HERALD_FEED_DATABASE_URL",
+                self.feed_database_url,
+                self.feed_database_url_file,
+            ),
+            ("DATABASE_URL", self.database_url, self.database_url_file),
         ];
-        let set = urls
-            .into_iter()
-            .find_map(|(setting, url)| Some((setting, url.filter(|url| !url.is_empty())?)));
-        if let Some((setting, database_url)) = set {
-            return Ok(Migrate::Run {
-                direction,
-                setting,
-                database_url,
-                patience: self.patience,
-            });
+        for (setting, url, file) in urls {
+            match secret::read(setting, url, file, &mut mistakes) {
+                Given::Nothing => {}
+                Given::Wrong => return Err(mistakes),
+                Given::Secret(database_url) => {
+                    return Ok(Migrate::Run {
+                        direction,
+                        setting,
+                        database_url,
+                        patience: self.patience,
+                    });
+                }
+            }
         }
         mistakes.note(
             "DATABASE_URL",
@@ -148,6 +171,8 @@ mod tests {
         MigrateFlags {
             database_url: database_url.map(str::to_owned),
             feed_database_url: feed_database_url.map(str::to_owned),
+            database_url_file: None,
+            feed_database_url_file: None,
             patience: Duration::from_secs(1),
             print: false,
             action: None,

@@ -10,6 +10,7 @@ pub mod dev;
 pub mod healthcheck;
 pub mod migrate;
 pub mod quantity;
+mod secret;
 pub mod send;
 pub mod serve;
 pub mod tail;

@@ -1,6 +1,6 @@
 //! Settings of `herald serve`.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{ffi::OsString, fmt, net::SocketAddr, time::Duration};
 
 use axum::Router;
 use clap::Args;
@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     Mistakes, quantity,
+    secret::{self, Given},
     tls::TlsFlags,
     token::{JwtFlags, SECRET_VARIABLE},
     web::WebFlags,
@@ -32,6 +33,9 @@ pub struct ServeFlags {
     /// The database, as a URL or as key=value pairs, for the pool; it may lead through a pooler in transaction mode.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
+    /// A file with that, in place of it: it holds a password.
+    #[arg(long, env = "DATABASE_URL_FILE", value_name = "FILE")]
+    database_url_file: Option<OsString>,
     /// A direct connection to the primary for LISTEN, if `DATABASE_URL` leads through a pooler.
     #[arg(
         long,
@@ -40,6 +44,9 @@ pub struct ServeFlags {
         value_name = "URL"
     )]
     feed_database_url: Option<String>,
+    /// A file with that, in place of it.
+    #[arg(long, env = "HERALD_FEED_DATABASE_URL_FILE", value_name = "FILE")]
+    feed_database_url_file: Option<OsString>,
     /// Where to listen.
     #[arg(
         long,
@@ -246,7 +253,19 @@ impl ServeFlags {
     }
 
     fn check_into(self, mistakes: &mut Mistakes) -> Option<ServeConfig> {
-        let database = check_databases(self.database_url, self.feed_database_url, mistakes);
+        let pool_url = secret::read(
+            "DATABASE_URL",
+            self.database_url,
+            self.database_url_file,
+            mistakes,
+        );
+        let feed_url = secret::read(
+            "HERALD_FEED_DATABASE_URL",
+            self.feed_database_url,
+            self.feed_database_url_file,
+            mistakes,
+        );
+        let database = check_databases(pool_url, feed_url, mistakes);
         let bind = mistakes.check("HERALD_BIND", address(if_set(&self.bind, "127.0.0.1:4000")));
         let auth = check_auth(self.jwt, self.jwks, mistakes);
         let origins = check_origins(self.allowed_origins, mistakes);
@@ -352,30 +371,30 @@ fn check_table(table: &str, mistakes: &mut Mistakes) -> Option<RealtimeTable> {
 }
 
 /// The settings of the pool and of the feed.
-fn check_databases(
-    pool: Option<String>,
-    feed: Option<String>,
-    mistakes: &mut Mistakes,
-) -> Option<(Settings, Settings)> {
-    let set = |value: Option<String>| value.filter(|value| !value.is_empty());
-    let Some(pool) = set(pool) else {
-        mistakes.note(
-            "DATABASE_URL",
-            "not set; give the database, such as postgres://owner@localhost/app",
-        );
-        return None;
+fn check_databases(pool: Given, feed: Given, mistakes: &mut Mistakes) -> Option<(Settings, Settings)> {
+    let pool = match pool {
+        Given::Secret(url) => mistakes.check("DATABASE_URL", Settings::parse(&url)),
+        Given::Wrong => None,
+        Given::Nothing => {
+            mistakes.note(
+                "DATABASE_URL",
+                "not set; give the database, such as postgres://owner@localhost/app",
+            );
+            None
+        }
     };
-    let parsed = mistakes.check("DATABASE_URL", Settings::parse(&pool));
-    let Some(feed) = set(feed) else {
-        let settings = parsed?;
-        return Some((settings.clone(), settings));
+    let feed = match feed {
+        Given::Secret(url) => mistakes
+            .check("HERALD_FEED_DATABASE_URL", Settings::parse(&url))
+            .map(|settings| settings.of_variable("HERALD_FEED_DATABASE_URL")),
+        Given::Wrong => None,
+        Given::Nothing => pool.clone(),
     };
-    let feed = mistakes.check("HERALD_FEED_DATABASE_URL", Settings::parse(&feed));
-    Some((parsed?, feed?.of_variable("HERALD_FEED_DATABASE_URL")))
+    pool.zip(feed)
 }
 
 fn check_auth(jwt: JwtFlags, jwks: Option<String>, mistakes: &mut Mistakes) -> Option<AuthConfig> {
-    let a_secret_was_given = jwt.jwt_secret.as_deref().is_some_and(|secret| !secret.is_empty());
+    let a_secret_was_given = jwt.has_secret();
     let jwt = jwt.check(mistakes);
     let jwks = match jwks.filter(|jwks| !jwks.is_empty()) {
         Some(jwks) => Some(mistakes.check("HERALD_JWKS", jwks.parse::<JwksSource>())?),
@@ -451,6 +470,42 @@ mod tests {
             .to_string();
         assert!(
             told.contains("DATABASE_URL: not set") && told.contains("HERALD_JWT_SECRET: not set"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn secrets_come_out_of_files_and_files_that_cannot_be_read_are_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            path.display().to_string()
+        };
+        let url = file("url", "postgres://localhost/app\n");
+        let secret = file("secret", &format!("{}\n", "s".repeat(32)));
+        let config = check(&[
+            &format!("--database-url-file={url}"),
+            &format!("--feed-database-url-file={url}"),
+            &format!("--jwt-secret-file={secret}"),
+        ])
+        .unwrap();
+        assert!(config.app.auth.secret.is_some());
+
+        let told = check(&[
+            "--database-url-file=/nowhere/url",
+            "--jwt-secret-file=/nowhere/secret",
+        ])
+        .unwrap_err()
+        .to_string();
+        let lines: Vec<_> = told.lines().skip(1).collect();
+        assert_eq!(lines.len(), 2, "{told}");
+        assert!(
+            lines[0].contains("DATABASE_URL_FILE: /nowhere/url cannot be read"),
+            "{told}"
+        );
+        assert!(
+            lines[1].contains("HERALD_JWT_SECRET_FILE: /nowhere/secret cannot be read"),
             "{told}"
         );
     }

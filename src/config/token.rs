@@ -1,11 +1,14 @@
 //! What `herald token` is told, and how tokens are signed, which `herald serve` is told in the same words.
 
-use std::time::Duration;
+use std::{ffi::OsString, time::Duration};
 
 use clap::Args;
 use uuid::Uuid;
 
-use super::{Mistakes, quantity};
+use super::{
+    Mistakes, quantity,
+    secret::{self, Given},
+};
 use crate::{auth::Secret, types::UserId};
 
 /// The variable of the shared secret.
@@ -17,6 +20,9 @@ pub struct JwtFlags {
     /// Shared secret of HS256 tokens, at least 32 bytes. Prefer the variable: a flag is seen by everyone on the machine.
     #[arg(long, env = SECRET_VARIABLE, hide_env_values = true, value_name = "SECRET")]
     pub jwt_secret: Option<String>,
+    /// A file with that secret, in place of it.
+    #[arg(long, env = "HERALD_JWT_SECRET_FILE", value_name = "FILE")]
+    pub jwt_secret_file: Option<OsString>,
     /// Audience (`aud`) that tokens must have.
     #[arg(long, env = "HERALD_JWT_AUDIENCE", value_name = "AUDIENCE")]
     pub jwt_audience: Option<String>,
@@ -37,11 +43,19 @@ pub struct JwtSettings {
 }
 
 impl JwtFlags {
+    /// Whether a shared secret was given, be it of use or not.
+    pub fn has_secret(&self) -> bool {
+        secret::is_given(self.jwt_secret.as_ref(), self.jwt_secret_file.as_ref())
+    }
+
     /// Notes what is wrong, and answers the rest.
     pub fn check(self, mistakes: &mut Mistakes) -> JwtSettings {
         let set = |value: Option<String>| value.filter(|value| !value.is_empty());
-        let secret =
-            set(self.jwt_secret).and_then(|secret| mistakes.check(SECRET_VARIABLE, Secret::new(secret)));
+        let given = secret::read(SECRET_VARIABLE, self.jwt_secret, self.jwt_secret_file, mistakes);
+        let secret = match given {
+            Given::Secret(secret) => mistakes.check(SECRET_VARIABLE, Secret::new(secret)),
+            Given::Nothing | Given::Wrong => None,
+        };
         JwtSettings {
             secret,
             audience: set(self.jwt_audience),
@@ -88,7 +102,7 @@ impl TokenFlags {
         let mut mistakes = Mistakes::none();
         let user = mistakes.check("--user", user(&self.user));
         let lifetime = mistakes.check("--expires-in", lifetime(&self.expires_in));
-        if self.jwt.jwt_secret.as_deref().unwrap_or_default().is_empty() {
+        if !self.jwt.has_secret() {
             mistakes.note(
                 SECRET_VARIABLE,
                 "is not set; set it to the secret that `herald serve` has",
@@ -133,6 +147,7 @@ mod tests {
     fn flags(user: &str, expires_in: &str, secret: Option<&str>) -> TokenFlags {
         let jwt = JwtFlags {
             jwt_secret: secret.map(str::to_owned),
+            jwt_secret_file: None,
             jwt_audience: Some(String::new()),
             jwt_issuer: Some("https://issuer".to_owned()),
         };
