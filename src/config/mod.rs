@@ -6,6 +6,7 @@
 use std::fmt;
 
 mod caller;
+mod database;
 pub mod dev;
 pub mod healthcheck;
 pub mod migrate;

@@ -1,14 +1,15 @@
 //! Settings of `herald serve`.
 
-use std::{ffi::OsString, fmt, net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use axum::Router;
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Mistakes, quantity,
-    secret::{self, Given},
+    Mistakes,
+    database::DatabaseFlags,
+    quantity,
     tls::TlsFlags,
     token::{JwtFlags, SECRET_VARIABLE},
     web::WebFlags,
@@ -18,7 +19,6 @@ use crate::{
     auth::{AuthConfig, JwksSource, JwksTiming},
     edge::AllowedOrigins,
     feed::FeedConfig,
-    postgres::Settings,
     protocol::{
         phoenix::table::RealtimeTable,
         topic::{TOPIC_RULE_DEFAULT, TopicRule},
@@ -30,23 +30,8 @@ use crate::{
 /// `herald serve` as typed.
 #[derive(Args)]
 pub struct ServeFlags {
-    /// The database, as a URL or as key=value pairs, for the pool; it may lead through a pooler in transaction mode.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    database_url: Option<String>,
-    /// A file with that, in place of it: it holds a password.
-    #[arg(long, env = "DATABASE_URL_FILE", value_name = "FILE")]
-    database_url_file: Option<OsString>,
-    /// A direct connection to the primary for LISTEN, if `DATABASE_URL` leads through a pooler.
-    #[arg(
-        long,
-        env = "HERALD_FEED_DATABASE_URL",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
-    feed_database_url: Option<String>,
-    /// A file with that, in place of it.
-    #[arg(long, env = "HERALD_FEED_DATABASE_URL_FILE", value_name = "FILE")]
-    feed_database_url_file: Option<OsString>,
+    #[command(flatten)]
+    database: DatabaseFlags,
     /// Where to listen.
     #[arg(
         long,
@@ -253,19 +238,7 @@ impl ServeFlags {
     }
 
     fn check_into(self, mistakes: &mut Mistakes) -> Option<ServeConfig> {
-        let pool_url = secret::read(
-            "DATABASE_URL",
-            self.database_url,
-            self.database_url_file,
-            mistakes,
-        );
-        let feed_url = secret::read(
-            "HERALD_FEED_DATABASE_URL",
-            self.feed_database_url,
-            self.feed_database_url_file,
-            mistakes,
-        );
-        let database = check_databases(pool_url, feed_url, mistakes);
+        let database = self.database.check(mistakes);
         let bind = mistakes.check("HERALD_BIND", address(if_set(&self.bind, "127.0.0.1:4000")));
         let auth = check_auth(self.jwt, self.jwks, mistakes);
         let origins = check_origins(self.allowed_origins, mistakes);
@@ -368,29 +341,6 @@ fn check_origins(origins: Option<String>, mistakes: &mut Mistakes) -> Option<All
 fn check_table(table: &str, mistakes: &mut Mistakes) -> Option<RealtimeTable> {
     let parsed = RealtimeTable::parse(if_set(table, "public.messages"));
     mistakes.check("HERALD_REALTIME_TABLE", parsed)
-}
-
-/// The settings of the pool and of the feed.
-fn check_databases(pool: Given, feed: Given, mistakes: &mut Mistakes) -> Option<(Settings, Settings)> {
-    let pool = match pool {
-        Given::Secret(url) => mistakes.check("DATABASE_URL", Settings::parse(&url)),
-        Given::Wrong => None,
-        Given::Nothing => {
-            mistakes.note(
-                "DATABASE_URL",
-                "not set; give the database, such as postgres://owner@localhost/app",
-            );
-            None
-        }
-    };
-    let feed = match feed {
-        Given::Secret(url) => mistakes
-            .check("HERALD_FEED_DATABASE_URL", Settings::parse(&url))
-            .map(|settings| settings.of_variable("HERALD_FEED_DATABASE_URL")),
-        Given::Wrong => None,
-        Given::Nothing => pool.clone(),
-    };
-    pool.zip(feed)
 }
 
 fn check_auth(jwt: JwtFlags, jwks: Option<String>, mistakes: &mut Mistakes) -> Option<AuthConfig> {
