@@ -14,9 +14,7 @@ use uuid::Uuid;
 use self::vital::Vital;
 use crate::{
     auth::{AuthConfig, AuthConfigError, Verifier},
-    edge::{
-        AllowedOrigins, Edge, Renewal, TlsSettings, WebRoot, acceptor::Acceptor, refusing_router, router, tls,
-    },
+    edge::{AddressConfig, Addresses, AllowedOrigins, Edge, Renewal, TlsSettings, WebRoot, acceptor, tls},
     feed::{Feed, FeedConfig, Retention},
     hub::{FeedStatus, Hub},
     metrics::Metrics,
@@ -58,6 +56,8 @@ pub struct AppConfig {
     pub topics: TopicRule,
     /// Connections at once.
     pub connections_max: usize,
+    /// Connections of one address at once, and who tells addresses.
+    pub addresses: AddressConfig,
     /// The role taken on for the calling user; `None` keeps the pool's own.
     pub role: Option<String>,
     /// Requests a second of one user over HTTP.
@@ -95,6 +95,7 @@ impl AppConfig {
             tls: None,
             topics: TopicRule::default(),
             connections_max: 100_000,
+            addresses: AddressConfig::within(100_000),
             role: Some("authenticated".to_owned()),
             user_requests_per_second: 500,
             sessions_per_user: 64,
@@ -197,19 +198,12 @@ impl App {
             conversations: Conversations::new(pool.clone(), config.role.as_deref(), CALL_DEADLINE),
             quota: Arc::new(Quota::new(config.user_requests_per_second)),
             origins: Arc::new(config.allowed_origins()),
+            addresses: Addresses::new(&config.addresses, Arc::clone(&metrics)),
             probe: Arc::default(),
             web_root: config.web_root.clone(),
         };
-        let acceptor = Acceptor {
-            listener,
-            router: router(edge, config.further_routes.clone()),
-            refusing: refusing_router(Arc::clone(&metrics)),
-            tls,
-            connections_max: config.connections_max,
-            metrics: Arc::clone(&metrics),
-            tasks: tasks.clone(),
-            draining: draining.clone(),
-        };
+        let further = config.further_routes.clone();
+        let acceptor = acceptor(edge, further, listener, tls, config.connections_max);
         let (refuse, refused) = watch::channel(None);
         let app = Self {
             address,

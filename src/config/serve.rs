@@ -9,7 +9,9 @@ use tracing_subscriber::EnvFilter;
 use super::{
     Mistakes,
     database::DatabaseFlags,
+    limits::LimitFlags,
     quantity,
+    setting::{check_count, check_duration, if_set},
     tls::TlsFlags,
     token::{JwtFlags, SECRET_VARIABLE},
     web::WebFlags,
@@ -77,22 +79,8 @@ pub struct ServeFlags {
         value_name = "PATTERNS"
     )]
     allowed_topics: String,
-    /// Connections at once; beyond it requests are answered with 503.
-    #[arg(
-        long,
-        env = "HERALD_MAX_CONNECTIONS",
-        default_value = "100000",
-        value_name = "COUNT"
-    )]
-    max_connections: String,
-    /// Sessions of one user at once; beyond it the oldest is closed.
-    #[arg(
-        long,
-        env = "HERALD_SESSIONS_PER_USER",
-        default_value = "64",
-        value_name = "COUNT"
-    )]
-    sessions_per_user: String,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// What may wait for one session before it is closed as slow.
     #[arg(
         long,
@@ -246,18 +234,7 @@ impl ServeFlags {
         let web_root = self.web.check(mistakes);
         let topics = TopicRule::parse(if_set(&self.allowed_topics, TOPIC_RULE_DEFAULT));
         let topics = mistakes.check("HERALD_ALLOWED_TOPICS", topics);
-        let connections_max = check_count(
-            "HERALD_MAX_CONNECTIONS",
-            &self.max_connections,
-            "100000",
-            mistakes,
-        );
-        let sessions_per_user = check_count(
-            "HERALD_SESSIONS_PER_USER",
-            &self.sessions_per_user,
-            "64",
-            mistakes,
-        );
+        let limits = self.limits.check(mistakes);
         let user_requests_per_second = check_count(
             "HERALD_USER_REQUESTS_PER_SECOND",
             &self.user_requests_per_second,
@@ -277,6 +254,7 @@ impl ServeFlags {
         let shutdown_grace = check_duration("HERALD_SHUTDOWN_GRACE", &self.shutdown_grace, "10s", mistakes);
         let log = self.log.check(mistakes);
         let (pool_settings, feed_settings) = database?;
+        let limits = limits?;
         Some(ServeConfig {
             bind: bind?,
             app: AppConfig {
@@ -288,10 +266,11 @@ impl ServeFlags {
                 further_routes: Router::new(),
                 tls,
                 topics: topics?,
-                connections_max: connections_max? as usize,
+                connections_max: limits.connections_max,
+                addresses: limits.addresses,
                 role: Some(self.db_role).filter(|role| !role.is_empty()),
                 user_requests_per_second: user_requests_per_second?,
-                sessions_per_user: sessions_per_user? as usize,
+                sessions_per_user: limits.sessions_per_user,
                 outbox_bytes: outbox_bytes?,
                 replay_events: replay_events?,
                 pool_connections: pool_connections? as usize,
@@ -310,27 +289,9 @@ impl ServeFlags {
     }
 }
 
-/// A variable that is set to nothing counts as not set.
-fn if_set<'a>(value: &'a str, default: &'a str) -> &'a str {
-    if value.is_empty() { default } else { value }
-}
-
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| format!("`{text}` is not an address with a port; write 127.0.0.1:4000 or [::]:4000"))
-}
-
-fn check_duration(setting: &str, value: &str, default: &str, mistakes: &mut Mistakes) -> Option<Duration> {
-    mistakes.check(setting, quantity::duration(if_set(value, default)))
-}
-
-fn check_count(setting: &str, value: &str, default: &str, mistakes: &mut Mistakes) -> Option<u32> {
-    let text = if_set(value, default);
-    let count = text.parse::<u32>().ok().filter(|count| *count > 0);
-    mistakes.check(
-        setting,
-        count.ok_or_else(|| format!("`{text}` is not a count; write a whole number above zero")),
-    )
 }
 
 fn check_origins(origins: Option<String>, mistakes: &mut Mistakes) -> Option<AllowedOrigins> {
@@ -390,6 +351,9 @@ mod tests {
             "--jwt-secret=short",
             "--outbox-bytes=lots",
             "--max-connections=0",
+            "--connections-per-address=few",
+            "--trusted-proxies=proxy.example",
+            "--forwarded-header=Via",
             "--log-format=xml",
             "--allowed-topics=user:{me}",
             "--shutdown-grace=10",
@@ -402,6 +366,9 @@ mod tests {
             "HERALD_JWT_SECRET",
             "HERALD_OUTBOX_BYTES",
             "HERALD_MAX_CONNECTIONS",
+            "HERALD_CONNECTIONS_PER_ADDRESS",
+            "HERALD_TRUSTED_PROXIES",
+            "HERALD_FORWARDED_HEADER",
             "HERALD_LOG_FORMAT",
             "HERALD_ALLOWED_TOPICS",
             "HERALD_SHUTDOWN_GRACE",

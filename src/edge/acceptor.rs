@@ -21,6 +21,7 @@ use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
 use super::{
+    address::{Addresses, Full, Peer, Place},
     connection::{Carrier, Connection, ConnectionId, ServedConnection},
     stream::StreamHandle,
     tls::{Greeted, Handshakes},
@@ -88,6 +89,10 @@ pub struct Acceptor {
     pub router: Router,
     /// Answers requests on connections beyond the limit.
     pub refusing: Router,
+    /// Answers requests on connections from an address that has enough of them.
+    pub refusing_address: Router,
+    /// How much is open from each address.
+    pub addresses: Addresses,
     /// Speaks TLS on each connection, if there is a certificate.
     pub tls: Option<Tls>,
     /// The most connections at once.
@@ -118,10 +123,13 @@ impl Acceptor {
             match accepted {
                 Ok((stream, peer)) => {
                     backoff.reset();
-                    if let Ok(permit) = Arc::clone(&allowed).try_acquire_owned() {
-                        self.serve(stream, peer, permit, &self.router);
-                    } else if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
-                        self.serve(stream, peer, permit, &self.refusing);
+                    match self.admit(peer, &allowed) {
+                        Ok((permit, place)) => self.serve(stream, peer, permit, place, &self.router),
+                        Err(refusing) => {
+                            if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
+                                self.serve(stream, peer, permit, None, refusing);
+                            }
+                        }
                     }
                 }
                 Err(error) if is_of_one_connection(&error) => {}
@@ -135,7 +143,30 @@ impl Acceptor {
         }
     }
 
-    fn serve(&self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit, router: &Router) {
+    /// The places that a new connection takes, or who tells it that there is none.
+    fn admit(
+        &self,
+        peer: SocketAddr,
+        allowed: &Arc<Semaphore>,
+    ) -> Result<(OwnedSemaphorePermit, Option<Place>), &Router> {
+        let place = self
+            .addresses
+            .admit(peer.ip())
+            .map_err(|Full| &self.refusing_address)?;
+        let permit = Arc::clone(allowed)
+            .try_acquire_owned()
+            .map_err(|_| &self.refusing)?;
+        Ok((permit, place))
+    }
+
+    fn serve(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        permit: OwnedSemaphorePermit,
+        place: Option<Place>,
+        router: &Router,
+    ) {
         let id = ConnectionId(SessionId::random());
         // Of the highest level, so that whatever is logged has it.
         let span = tracing::error_span!("connection", connection = %id, %peer);
@@ -143,7 +174,8 @@ impl Acceptor {
         let _set = stream.set_nodelay(true);
         #[cfg(target_os = "linux")]
         let _set = SockRef::from(&stream).set_tcp_user_timeout(Some(UNCONFIRMED_MAX));
-        let (counted, router, tls) = (self.metrics.count_connection(), router.clone(), self.tls.clone());
+        let held = (self.metrics.count_connection(), permit, place);
+        let (router, tls) = (router.clone(), self.tls.clone());
         let draining = self.draining.clone();
         let served = async move {
             let opened = match tls {
@@ -151,8 +183,8 @@ impl Acceptor {
                 None => Some((Carrier::Plain(stream), router)),
             };
             if let Some((carrier, router)) = opened {
-                let connection = Connection::new(carrier, counted, permit);
-                serve_requests(connection, id, router, &draining).await;
+                let connection = Connection::new(carrier, held);
+                serve_requests(connection, id, Peer(peer.ip()), router, &draining).await;
             }
         };
         self.tasks.spawn("connection", served.instrument(span));
@@ -180,6 +212,7 @@ impl Tls {
 async fn serve_requests(
     connection: Connection,
     id: ConnectionId,
+    peer: Peer,
     router: Router,
     draining: &CancellationToken,
 ) {
@@ -188,6 +221,7 @@ async fn serve_requests(
     let offered = stream_handle.clone();
     let service = router.map_request(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(id);
+        request.extensions_mut().insert(peer);
         request.extensions_mut().insert(offered.clone());
         request
     });

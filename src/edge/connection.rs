@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::stream::StreamWatch;
+use super::{address::Place, stream::StreamWatch};
 use crate::{metrics::GaugeGuard, types::SessionId};
 
 /// Names a connection in the log and, if it becomes one, as a session.
@@ -43,18 +43,17 @@ pub(super) enum Carrier {
 #[derive(Debug)]
 pub(super) struct Connection {
     carrier: Carrier,
-    _counted: GaugeGuard,
-    _permit: OwnedSemaphorePermit,
+    _held: Held,
 }
 
+/// What a connection holds of the gateway's limits: that it counts in the gauge, its place among all that are allowed, and its place
+/// among those of its address unless it is a proxy's.
+pub(super) type Held = (GaugeGuard, OwnedSemaphorePermit, Option<Place>);
+
 impl Connection {
-    /// A connection that counts in the gauge, and holds its place among the allowed ones.
-    pub(super) const fn new(carrier: Carrier, counted: GaugeGuard, permit: OwnedSemaphorePermit) -> Self {
-        Self {
-            carrier,
-            _counted: counted,
-            _permit: permit,
-        }
+    /// A connection, and what it holds for as long as it lives.
+    pub(super) const fn new(carrier: Carrier, held: Held) -> Self {
+        Self { carrier, _held: held }
     }
 }
 

@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Problem,
+    AddressConfig, Addresses, Problem,
     acceptor::Acceptor,
     websocket::{Dialect, Socket, handshake, upgrade},
 };
@@ -72,6 +72,8 @@ async fn run_against_echo(program: &mut Command) -> ExitStatus {
         listener,
         router: Router::new().route("/", get(open)).with_state(context),
         refusing: Router::new(),
+        refusing_address: Router::new(),
+        addresses: Addresses::new(&AddressConfig::within(CONNECTIONS_MAX), Arc::clone(&metrics)),
         tls: None,
         connections_max: CONNECTIONS_MAX,
         metrics,

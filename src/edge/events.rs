@@ -19,7 +19,7 @@ use futures::{Sink, Stream};
 use tracing::Instrument as _;
 
 use super::{
-    Edge, Problem, door,
+    Edge, Problem, address, door,
     stream::{StreamHandle, StreamWriter},
 };
 use crate::{
@@ -59,7 +59,9 @@ pub(super) async fn open(State(edge): State<Edge>, request: Request) -> Result<R
     };
     tracing::debug!(user = %opening.identity.user, "the session begins");
     let (sessions, span) = (edge.sessions, tracing::Span::current());
+    let place = address::place(&parts.extensions);
     let session = async move {
+        let _place = place;
         sessions.run(opening, EventStream::new(writer)).await;
     };
     edge.tasks.spawn("session", session.instrument(span));

@@ -22,7 +22,8 @@ pub(super) async fn identified(request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let name = id.to_str().unwrap_or_default();
     // Of the highest level, so that whatever is logged has it.
-    let span = tracing::error_span!("request", request_id = name);
+    // Whoever speaks for somebody else is the connection's peer; for whom is found out later.
+    let span = tracing::error_span!("request", request_id = name, client = tracing::field::Empty);
     let answer = async {
         let response = next.run(request).await.into_response();
         tracing::debug!(%method, path, status = response.status().as_u16(), "answered");

@@ -8,6 +8,7 @@
 //! - No token and no query string reaches the log.
 
 pub mod acceptor;
+mod address;
 mod api;
 mod broadcast;
 mod caller;
@@ -34,19 +35,21 @@ use axum::{
     Router,
     extract::{Request, State},
     http::{HeaderName, Method, header},
-    middleware::{Next, from_fn, from_fn_with_state},
+    middleware::{from_fn, from_fn_with_state},
     response::Response,
     routing::get,
 };
 use deadpool_postgres::Pool;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use self::{
-    acceptor::Tls,
+    acceptor::{Acceptor, Tls},
     identified::{REQUEST_ID, identified},
 };
 pub use self::{
+    address::{AddressConfig, Addresses, ForwardedHeader, TrustedProxies},
     api::body::read as read_json,
     connection::ConnectionId,
     origin::AllowedOrigins,
@@ -85,6 +88,8 @@ pub struct Edge {
     pub quota: Arc<Quota<UserId>>,
     /// Whose pages may open a session.
     pub origins: Arc<AllowedOrigins>,
+    /// How much is open from each address.
+    pub addresses: Addresses,
     /// What the pool answered last.
     pub probe: Arc<health::Probe>,
     /// A page for people, if one is served.
@@ -93,7 +98,7 @@ pub struct Edge {
 
 /// All routes of the gateway, and further ones that whoever starts it has of its own. They are answered under the same
 /// conditions: request ids, CORS, problems for what is not there.
-pub fn router(edge: Edge, further: Router) -> Router {
+fn router(edge: Edge, further: Router) -> Router {
     let cors = cors(&edge.origins);
     api::routes(&edge)
         .merge(broadcast::routes())
@@ -108,6 +113,7 @@ pub fn router(edge: Edge, further: Router) -> Router {
         .fallback(of_the_page)
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(from_fn(rest::read_out))
+        .layer(from_fn_with_state(edge.addresses.clone(), address::admit))
         .layer(cors)
         .layer(from_fn(identified))
         .with_state(edge)
@@ -161,15 +167,42 @@ pub fn tls(settings: TlsSettings, metrics: &Arc<Metrics>) -> (Tls, Renewal) {
     (tls, renewal)
 }
 
-/// The answer to every request on a connection beyond the limit.
-pub fn refusing_router(metrics: Arc<Metrics>) -> Router {
-    Router::new()
-        .fallback(|| async { Problem::too_many_connections() })
-        .layer(from_fn_with_state(
-            metrics,
-            |State(metrics): State<Arc<Metrics>>, request: Request, next: Next| async move {
-                metrics.refuse("too_many_connections");
-                identified(request, next).await
-            },
-        ))
+/// What accepts connections and serves them, by TLS if there is a certificate.
+pub fn acceptor(
+    edge: Edge,
+    further: Router,
+    listener: TcpListener,
+    tls: Option<Tls>,
+    connections_max: usize,
+) -> Acceptor {
+    let (metrics, addresses) = (Arc::clone(&edge.metrics), edge.addresses.clone());
+    let (counting, counting_addresses) = (Arc::clone(&metrics), addresses.clone());
+    Acceptor {
+        listener,
+        refusing: refusing(Problem::too_many_connections(), move || {
+            counting.refuse("too_many_connections");
+        }),
+        refusing_address: refusing(Problem::too_many_connections_of_address(), move || {
+            counting_addresses.count_refusal();
+        }),
+        addresses,
+        tls,
+        connections_max,
+        metrics,
+        tasks: edge.tasks.clone(),
+        draining: edge.draining.clone(),
+        router: router(edge, further),
+    }
+}
+
+/// The answer to every request on a connection that is one too many.
+fn refusing(problem: Problem, count: impl Fn() + Clone + Send + Sync + 'static) -> Router {
+    // A connection that is one too many does not stay for another request.
+    let problem = problem.with(header::CONNECTION, "close");
+    let answer = move || {
+        count();
+        let problem = problem.clone();
+        async move { problem }
+    };
+    Router::new().fallback(answer).layer(from_fn(identified))
 }

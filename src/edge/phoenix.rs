@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tracing::Instrument as _;
 
 use super::{
-    Edge, Problem, door,
+    Edge, Problem, address, door,
     websocket::{Dialect, Socket, handshake, upgrade},
 };
 use crate::{
@@ -88,8 +88,9 @@ pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Resu
         key,
         device: device.map(Into::into),
     };
-    let sessions = edge.sessions;
+    let (sessions, place) = (edge.sessions, address::place(request.extensions()));
     let session = async move {
+        let _place = place;
         if let Some(socket) = Socket::take_over(upgrade, &PHOENIX).await {
             tracing::debug!("the session begins");
             sessions.run_phoenix(opening, socket).await;

@@ -301,6 +301,15 @@ impl Problem {
     pub fn too_many_connections() -> Self {
         Self::unavailable("The gateway has as many connections as it may have; try again later.")
     }
+
+    /// As many connections as there may be come from the caller's address.
+    pub fn too_many_connections_of_address() -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "There are as many connections from this address as the gateway allows; close some, or try again later.",
+        )
+        .with(header::RETRY_AFTER, "1")
+    }
 }
 
 impl IntoResponse for Problem {

@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tracing::Instrument as _;
 
 use super::{
-    Edge, Problem, door,
+    Edge, Problem, address, door,
     websocket::{Dialect, Socket, handshake, upgrade},
 };
 use crate::{
@@ -50,8 +50,9 @@ pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Resu
         identity,
         cursor: cursor.map(|text| text.parse()),
     };
-    let sessions = edge.sessions;
+    let (sessions, place) = (edge.sessions, address::place(request.extensions()));
     let session = async move {
+        let _place = place;
         if let Some(socket) = Socket::take_over(upgrade, &NATIVE).await {
             tracing::debug!(user = %opening.identity.user, "the session begins");
             sessions.run(opening, socket).await;

@@ -9,6 +9,7 @@
     reason = "metrics are floats by their format, and the compared ones are counts"
 )]
 
+mod addresses;
 mod api;
 mod api_storms;
 mod auth;

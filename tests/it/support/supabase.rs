@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -216,9 +216,20 @@ impl Link {
     }
 
     /// Waits for something in what was heard.
-    async fn until<T>(&self, what: &str, mut find: impl FnMut(&mut Heard) -> Option<T>) -> T {
-        let deadline = Instant::now() + AT_MOST;
+    async fn until<T>(&self, what: &str, find: impl FnMut(&mut Heard) -> Option<T>) -> T {
+        self.until_within(AT_MOST, what, find).await
+    }
+
+    /// The same, and gives up when nothing was heard for [`AT_MOST`], or it took too long altogether.
+    async fn until_within<T>(
+        &self,
+        altogether: Duration,
+        what: &str,
+        mut find: impl FnMut(&mut Heard) -> Option<T>,
+    ) -> T {
+        let end = Instant::now() + altogether;
         loop {
+            let deadline = end.min(Instant::now() + AT_MOST);
             let mut grew = std::pin::pin!(self.grew.notified());
             grew.as_mut().enable();
             let has_ended = {
@@ -653,8 +664,9 @@ impl Group {
         if passes(&now) {
             return now;
         }
+        // A report is of a change: thousands of clients on a busy machine take their time, and it is well as long as they get on.
         self.link
-            .until(what, |heard| {
+            .until_within(10 * AT_MOST, what, |heard| {
                 let events = heard.streams.get(&stream)?;
                 let newest = events.iter().rev().find(|event| event["group"] == self.name)?;
                 passes(newest).then(|| newest.clone())

@@ -1,0 +1,105 @@
+//! How much may be open at once, and from whom.
+
+use clap::Args;
+
+use super::{
+    Mistakes,
+    setting::{check_count, if_set},
+};
+use crate::edge::{AddressConfig, ForwardedHeader, TrustedProxies};
+
+/// Limits on connections, as typed.
+#[derive(Args, Clone, Debug)]
+pub(super) struct LimitFlags {
+    /// Connections at once; beyond it requests are answered with 503.
+    #[arg(
+        long,
+        env = "HERALD_MAX_CONNECTIONS",
+        default_value = "100000",
+        value_name = "COUNT"
+    )]
+    max_connections: String,
+    /// Connections of one address at once (of IPv6, of one /64 network); beyond it requests are answered with 429. By default a tenth
+    /// of all connections. Behind a trusted proxy it counts sessions, and requests under way, by the address that the proxy tells.
+    #[arg(long, env = "HERALD_CONNECTIONS_PER_ADDRESS", value_name = "COUNT")]
+    connections_per_address: Option<String>,
+    /// Proxies that tell their clients' addresses: addresses and networks separated by commas, `loopback`, `private` or `none`. They
+    /// are not limited themselves.
+    #[arg(
+        long,
+        env = "HERALD_TRUSTED_PROXIES",
+        default_value = "loopback",
+        value_name = "NETWORKS"
+    )]
+    trusted_proxies: String,
+    /// The header in which they tell them: X-Forwarded-For or Forwarded (RFC 7239).
+    #[arg(
+        long,
+        env = "HERALD_FORWARDED_HEADER",
+        default_value = "X-Forwarded-For",
+        value_name = "HEADER"
+    )]
+    forwarded_header: String,
+    /// Sessions of one user at once; beyond it the oldest is closed.
+    #[arg(
+        long,
+        env = "HERALD_SESSIONS_PER_USER",
+        default_value = "64",
+        value_name = "COUNT"
+    )]
+    sessions_per_user: String,
+}
+
+/// Limits on connections, checked.
+#[derive(Clone, Debug)]
+pub(super) struct Limits {
+    /// Connections at once.
+    pub(super) connections_max: usize,
+    /// Connections of one address at once, and who tells addresses.
+    pub(super) addresses: AddressConfig,
+    /// Sessions of one user at once.
+    pub(super) sessions_per_user: usize,
+}
+
+impl LimitFlags {
+    /// Notes what is wrong, and answers the rest.
+    pub(super) fn check(self, mistakes: &mut Mistakes) -> Option<Limits> {
+        let connections_max = check_count(
+            "HERALD_MAX_CONNECTIONS",
+            &self.max_connections,
+            "100000",
+            mistakes,
+        );
+        let per_address = self.connections_per_address.filter(|count| !count.is_empty());
+        let per_address =
+            per_address.map(|count| check_count("HERALD_CONNECTIONS_PER_ADDRESS", &count, &count, mistakes));
+        let trusted_proxies = mistakes.check(
+            "HERALD_TRUSTED_PROXIES",
+            if_set(&self.trusted_proxies, "loopback").parse::<TrustedProxies>(),
+        );
+        let header = mistakes.check(
+            "HERALD_FORWARDED_HEADER",
+            if_set(&self.forwarded_header, "X-Forwarded-For").parse::<ForwardedHeader>(),
+        );
+        let sessions_per_user = check_count(
+            "HERALD_SESSIONS_PER_USER",
+            &self.sessions_per_user,
+            "64",
+            mistakes,
+        );
+        let connections_max = connections_max? as usize;
+        let default = AddressConfig::within(connections_max).connections_max;
+        Some(Limits {
+            connections_max,
+            addresses: AddressConfig {
+                trusted_proxies: trusted_proxies?,
+                header: header?,
+                connections_max: match per_address {
+                    Some(count) => count? as usize,
+                    None => default,
+                },
+            },
+            sessions_per_user: sessions_per_user? as usize,
+        })
+    }
+}

@@ -1,0 +1,130 @@
+//! Where clients come from, and how much may be open from each address.
+//!
+//! A connection whose peer is the client itself takes one of its address's places when it is accepted, and keeps it for as long as it lives. One
+//! of a trusted proxy carries requests of many clients: there each request takes a place of its client's address, and a session keeps it.
+//!
+//! Invariant: an address that is counted was seen by the gateway or by a trusted proxy, never only named by a client.
+
+mod forwarded;
+mod places;
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::{
+    extract::{Request, State},
+    http::Extensions,
+    middleware::Next,
+    response::Response,
+};
+
+pub use self::forwarded::{ForwardedHeader, TrustedProxies};
+use self::places::Places;
+pub(super) use self::places::{Full, Place};
+use super::Problem;
+use crate::metrics::Metrics;
+
+/// What is counted when an address has too many connections.
+const REASON: &str = "too_many_connections_of_address";
+
+/// Whose word about addresses is taken, and how much may be open from each.
+#[derive(Clone, Debug)]
+pub struct AddressConfig {
+    /// Proxies that tell their clients' addresses. They are not limited themselves.
+    pub trusted_proxies: TrustedProxies,
+    /// Where they tell them.
+    pub header: ForwardedHeader,
+    /// Connections of one address at once.
+    pub connections_max: usize,
+}
+
+impl AddressConfig {
+    /// By default one address may have a tenth of all connections: enough for a large office, and too few to keep everybody out.
+    pub fn within(all_connections_max: usize) -> Self {
+        Self {
+            trusted_proxies: TrustedProxies::default(),
+            header: ForwardedHeader::default(),
+            connections_max: all_connections_max.div_ceil(10),
+        }
+    }
+}
+
+/// The addresses from which something is open. Clones share the counts.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    trusted_proxies: Arc<TrustedProxies>,
+    header: ForwardedHeader,
+    places: Places,
+    metrics: Arc<Metrics>,
+}
+
+/// Who sent a request, on the level of TCP.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) IpAddr);
+
+impl Addresses {
+    /// Nothing is open yet.
+    pub fn new(config: &AddressConfig, metrics: Arc<Metrics>) -> Self {
+        Self {
+            trusted_proxies: Arc::new(config.trusted_proxies.clone()),
+            header: config.header,
+            places: Places::new(config.connections_max),
+            metrics,
+        }
+    }
+
+    /// Takes a place for a connection. A trusted proxy's needs none.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub(super) fn admit(&self, peer: IpAddr) -> Result<Option<Place>, Full> {
+        if self.trusted_proxies.contains(peer) {
+            return Ok(None);
+        }
+        self.places.take(peer).map(Some)
+    }
+
+    /// The client of a request that came from a proxy, if the proxy tells it.
+    fn behind_proxy(&self, request: &Request) -> Option<IpAddr> {
+        let Peer(peer) = *request.extensions().get()?;
+        if !self.trusted_proxies.contains(peer) {
+            // Its connection holds the place.
+            return None;
+        }
+        let values = request.headers().get_all(self.header.name());
+        let values: Vec<&[u8]> = values.iter().map(http::HeaderValue::as_bytes).collect();
+        self.trusted_proxies.client(peer, self.header, values.into_iter())
+    }
+
+    pub(super) fn count_refusal(&self) {
+        self.metrics.refuse(REASON);
+    }
+}
+
+/// Takes a place for a request that came through a trusted proxy, and names its client in the log.
+///
+/// # Errors
+/// `429` if there is none.
+pub(super) async fn admit(
+    State(addresses): State<Addresses>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let Some(client) = addresses.behind_proxy(&request) else {
+        return Ok(next.run(request).await);
+    };
+    tracing::Span::current().record("client", tracing::field::display(client));
+    let Ok(place) = addresses.places.take(client) else {
+        addresses.count_refusal();
+        return Err(Problem::too_many_connections_of_address());
+    };
+    let place = Arc::new(place);
+    request.extensions_mut().insert(Arc::clone(&place));
+    let response = next.run(request).await;
+    drop(place);
+    Ok(response)
+}
+
+/// The place that a request has taken, for a session that goes on after it.
+pub(super) fn place(extensions: &Extensions) -> Option<Arc<Place>> {
+    extensions.get().cloned()
+}
