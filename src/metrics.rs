@@ -76,6 +76,10 @@ pub struct Metrics {
     registry: Registry,
     /// Open TCP connections, whatever they are used for.
     pub connections: Gauge,
+    /// Connections whose peer has begun to say what it wants, and has not come to the end.
+    pub handshakes: Gauge,
+    /// Handshakes that were given up, by why.
+    pub handshakes_given_up: Family<ByReason, Counter>,
     /// Live sessions by protocol.
     pub sessions: Family<ByProtocol, Gauge>,
     /// Users with at least one session.
@@ -182,6 +186,8 @@ impl Metrics {
         let metrics = Self {
             registry: Registry::with_prefix("herald"),
             connections: Gauge::default(),
+            handshakes: Gauge::default(),
+            handshakes_given_up: Family::default(),
             sessions: Family::default(),
             users: Gauge::default(),
             sessions_closed: Family::default(),
@@ -231,7 +237,6 @@ impl Metrics {
 
     fn registered(mut self) -> Self {
         let registry = &mut self.registry;
-        registry.register("connections", "Open TCP connections", self.connections.clone());
         registry.register("sessions", "Live sessions by protocol", self.sessions.clone());
         registry.register("users", "Users with at least one session", self.users.clone());
         registry.register(
@@ -287,12 +292,28 @@ impl Metrics {
             Unit::Seconds,
             self.delivery_latency.clone(),
         );
+        self.register_connections();
         self.register_parking();
         self.register_feed();
         self.register_upkeep();
         self.register_topics();
         self.register_tls();
         self
+    }
+
+    fn register_connections(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("connections", "Open TCP connections", self.connections.clone());
+        registry.register(
+            "handshakes",
+            "Connections that have begun to say what they want",
+            self.handshakes.clone(),
+        );
+        registry.register(
+            "handshakes_given_up",
+            "Handshakes that were given up, by reason",
+            self.handshakes_given_up.clone(),
+        );
     }
 
     fn register_parking(&mut self) {
@@ -461,6 +482,16 @@ impl Metrics {
     /// Counts a connection for as long as the guard lives.
     pub fn count_connection(&self) -> GaugeGuard {
         GaugeGuard::enter(self.connections.clone())
+    }
+
+    /// Counts a peer that begins to say what it wants; the guard ends it.
+    pub fn count_handshake_under_way(&self) -> GaugeGuard {
+        GaugeGuard::enter(self.handshakes.clone())
+    }
+
+    /// Counts a handshake that was given up.
+    pub fn give_up_handshake(&self, reason: &'static str) {
+        self.handshakes_given_up.get_or_create(&ByReason { reason }).inc();
     }
 
     /// Counts a request for a session that was refused before it began.

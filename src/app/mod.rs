@@ -14,7 +14,10 @@ use uuid::Uuid;
 use self::vital::Vital;
 use crate::{
     auth::{AuthConfig, AuthConfigError, Verifier},
-    edge::{AddressConfig, Addresses, AllowedOrigins, Edge, Renewal, TlsSettings, WebRoot, acceptor, tls},
+    edge::{
+        AddressConfig, Addresses, AllowedOrigins, Edge, HandshakeLimits, Handshakes, Renewal, TlsSettings,
+        WebRoot, acceptor, tls,
+    },
     feed::{Feed, FeedConfig, Retention},
     hub::{FeedStatus, Hub},
     metrics::Metrics,
@@ -58,6 +61,8 @@ pub struct AppConfig {
     pub connections_max: usize,
     /// Connections of one address at once, and who tells addresses.
     pub addresses: AddressConfig,
+    /// How patient the gateway is with peers that have not said what they want.
+    pub handshakes: HandshakeLimits,
     /// The role taken on for the calling user; `None` keeps the pool's own.
     pub role: Option<String>,
     /// Requests a second of one user over HTTP.
@@ -96,6 +101,7 @@ impl AppConfig {
             topics: TopicRule::default(),
             connections_max: 100_000,
             addresses: AddressConfig::within(100_000),
+            handshakes: HandshakeLimits::default(),
             role: Some("authenticated".to_owned()),
             user_requests_per_second: 500,
             sessions_per_user: 64,
@@ -203,7 +209,8 @@ impl App {
             web_root: config.web_root.clone(),
         };
         let further = config.further_routes.clone();
-        let acceptor = acceptor(edge, further, listener, tls, config.connections_max);
+        let handshakes = Handshakes::new(config.handshakes, Arc::clone(&metrics));
+        let acceptor = acceptor(edge, further, listener, tls, config.connections_max, handshakes);
         let (refuse, refused) = watch::channel(None);
         let app = Self {
             address,

@@ -1,12 +1,15 @@
-//! How much may be open at once, and from whom.
+//! How much may be open at once and from whom, how long a peer may take, and how much it may say.
 
 use clap::Args;
 
 use super::{
-    Mistakes,
-    setting::{check_count, if_set},
+    Mistakes, quantity,
+    setting::{check_count, check_duration, if_set},
 };
-use crate::edge::{AddressConfig, ForwardedHeader, TrustedProxies};
+use crate::{
+    edge::{AddressConfig, ForwardedHeader, HandshakeLimits, TrustedProxies},
+    session::RhythmConfig,
+};
 
 /// Limits on connections, as typed.
 #[derive(Args, Clone, Debug)]
@@ -48,6 +51,48 @@ pub(super) struct LimitFlags {
         value_name = "COUNT"
     )]
     sessions_per_user: String,
+    /// Connections at once that have begun to say what they want, by TLS or in a request's headers, and have not come to the end. When
+    /// there are more, one that has had two seconds makes room.
+    #[arg(
+        long,
+        env = "HERALD_MAX_HANDSHAKES",
+        default_value = "4096",
+        value_name = "COUNT"
+    )]
+    max_handshakes: String,
+    /// The time from a connection's acceptance until its first request's headers are complete.
+    #[arg(
+        long,
+        env = "HERALD_HANDSHAKE_DEADLINE",
+        default_value = "15s",
+        value_name = "DURATION"
+    )]
+    handshake_deadline: String,
+    /// Frames a second that a client may send; at once those of two seconds. Beyond it the session is closed.
+    #[arg(
+        long,
+        env = "HERALD_FRAMES_PER_SECOND",
+        default_value = "60",
+        value_name = "COUNT"
+    )]
+    frames_per_second: String,
+    /// Frames a second that a Supabase client may send; at once those of five seconds.
+    #[arg(
+        long,
+        env = "HERALD_PHOENIX_FRAMES_PER_SECOND",
+        default_value = "200",
+        value_name = "COUNT"
+    )]
+    phoenix_frames_per_second: String,
+    /// Bytes a second that a client may send in frames; at once those of four seconds, and one frame in any case. Beyond it the
+    /// session is closed.
+    #[arg(
+        long,
+        env = "HERALD_FRAME_BYTES_PER_SECOND",
+        default_value = "1MiB",
+        value_name = "SIZE"
+    )]
+    frame_bytes_per_second: String,
 }
 
 /// Limits on connections, checked.
@@ -59,6 +104,10 @@ pub(super) struct Limits {
     pub(super) addresses: AddressConfig,
     /// Sessions of one user at once.
     pub(super) sessions_per_user: usize,
+    /// How patient the gateway is with peers that have not said what they want.
+    pub(super) handshakes: HandshakeLimits,
+    /// What a session's client may say.
+    pub(super) rhythm: RhythmConfig,
 }
 
 impl LimitFlags {
@@ -87,6 +136,27 @@ impl LimitFlags {
             "64",
             mistakes,
         );
+        let handshakes_max = check_count("HERALD_MAX_HANDSHAKES", &self.max_handshakes, "4096", mistakes);
+        let deadline = check_duration(
+            "HERALD_HANDSHAKE_DEADLINE",
+            &self.handshake_deadline,
+            "15s",
+            mistakes,
+        );
+        let frames = check_count(
+            "HERALD_FRAMES_PER_SECOND",
+            &self.frames_per_second,
+            "60",
+            mistakes,
+        );
+        let phoenix_frames = check_count(
+            "HERALD_PHOENIX_FRAMES_PER_SECOND",
+            &self.phoenix_frames_per_second,
+            "200",
+            mistakes,
+        );
+        let bytes = quantity::bytes(if_set(&self.frame_bytes_per_second, "1MiB"));
+        let bytes = mistakes.check("HERALD_FRAME_BYTES_PER_SECOND", bytes);
         let connections_max = connections_max? as usize;
         let default = AddressConfig::within(connections_max).connections_max;
         Some(Limits {
@@ -100,6 +170,17 @@ impl LimitFlags {
                 },
             },
             sessions_per_user: sessions_per_user? as usize,
+            handshakes: HandshakeLimits {
+                deadline: deadline?,
+                at_once: handshakes_max? as usize,
+                ..HandshakeLimits::default()
+            },
+            rhythm: RhythmConfig {
+                frames: RhythmConfig::native_frames(frames?),
+                phoenix_frames: RhythmConfig::phoenix_frames(phoenix_frames?),
+                bytes: RhythmConfig::frame_bytes(u32::try_from(bytes?).unwrap_or(u32::MAX)),
+                ..RhythmConfig::default()
+            },
         })
     }
 }

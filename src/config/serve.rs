@@ -268,6 +268,7 @@ impl ServeFlags {
                 topics: topics?,
                 connections_max: limits.connections_max,
                 addresses: limits.addresses,
+                handshakes: limits.handshakes,
                 role: Some(self.db_role).filter(|role| !role.is_empty()),
                 user_requests_per_second: user_requests_per_second?,
                 sessions_per_user: limits.sessions_per_user,
@@ -279,7 +280,7 @@ impl ServeFlags {
                 realtime_table: realtime_table?,
                 rhythm: RhythmConfig {
                     heartbeat: heartbeat?,
-                    ..RhythmConfig::default()
+                    ..limits.rhythm
                 },
                 feed: FeedConfig::default(),
             },

@@ -14,7 +14,7 @@ use hyper_util::{
 use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -23,16 +23,14 @@ use tracing::Instrument as _;
 use super::{
     address::{Addresses, Full, Peer, Place},
     connection::{Carrier, Connection, ConnectionId, ServedConnection},
+    handshakes::{Handshake, Handshakes},
     stream::StreamHandle,
-    tls::{Greeted, Handshakes},
+    tls::{Greeted, Greeter},
 };
 use crate::{backoff::Backoff, metrics::Metrics, tasks::Tasks, types::SessionId};
 
 /// Connections that the kernel may hold ready. After a restart thousands come back within a second.
 const BACKLOG: u32 = 4096;
-
-/// The time from one request's end (or the connection's start) until the next request's headers are complete.
-const HEADERS_DEADLINE: Duration = Duration::from_secs(15);
 
 /// The most bytes of a request's line and headers. The longest cursor, 32 KiB, has to fit beside a token.
 const HEADERS_BYTES_MAX: usize = 64 * 1024;
@@ -75,7 +73,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// TLS at the door.
 #[derive(Clone, Debug)]
 pub struct Tls {
-    pub(super) handshakes: Arc<Handshakes>,
+    pub(super) greeter: Arc<Greeter>,
     /// Answers requests that came without TLS.
     pub(super) enlightening: Router,
 }
@@ -93,6 +91,8 @@ pub struct Acceptor {
     pub refusing_address: Router,
     /// How much is open from each address.
     pub addresses: Addresses,
+    /// Bounds what has not said yet what it wants.
+    pub handshakes: Arc<Handshakes>,
     /// Speaks TLS on each connection, if there is a certificate.
     pub tls: Option<Tls>,
     /// The most connections at once.
@@ -177,34 +177,39 @@ impl Acceptor {
         let held = (self.metrics.count_connection(), permit, place);
         let (router, tls) = (router.clone(), self.tls.clone());
         let draining = self.draining.clone();
+        let handshakes = Arc::clone(&self.handshakes);
         let served = async move {
-            let opened = match tls {
-                Some(tls) => Box::pin(tls.open(stream, router, &draining)).await,
-                None => Some((Carrier::Plain(stream), router)),
-            };
-            if let Some((carrier, router)) = opened {
+            // A connection without a request is not waited for by a shutdown, and one in its handshake has none yet.
+            let opened = draining.run_until_cancelled(Box::pin(open(stream, tls, router, &handshakes)));
+            if let Some(Some((carrier, router, handshake))) = opened.await {
                 let connection = Connection::new(carrier, held);
-                serve_requests(connection, id, Peer(peer.ip()), router, &draining).await;
+                serve_requests(connection, id, Peer(peer.ip()), router, handshake, &draining).await;
             }
         };
         self.tasks.spawn("connection", served.instrument(span));
     }
 }
 
-impl Tls {
-    /// Makes the handshake, and says who answers on the connection. `None` if nobody needs an answer.
-    async fn open(
-        self,
-        stream: TcpStream,
-        router: Router,
-        draining: &CancellationToken,
-    ) -> Option<(Carrier, Router)> {
-        // A connection without a request is not waited for by a shutdown, and one in its handshake has none yet.
-        let greeted = draining.run_until_cancelled(self.handshakes.greet(stream)).await;
-        match greeted?? {
-            Greeted::Tls(stream) => Some((Carrier::Tls(stream), router)),
-            Greeted::Http(stream) => Some((Carrier::Plain(stream), self.enlightening)),
-        }
+/// Lets a peer begin, and makes the handshake of TLS if there is a certificate. Answers with who answers on the connection; `None`
+/// if nobody needs an answer.
+async fn open(
+    stream: TcpStream,
+    tls: Option<Tls>,
+    router: Router,
+    handshakes: &Arc<Handshakes>,
+) -> Option<(Carrier, Router, Handshake)> {
+    let handshake = handshakes.begin(&stream).await?;
+    let Some(tls) = tls else {
+        return Some((Carrier::Plain(stream), router, handshake));
+    };
+    let greeted = tokio::select! {
+        biased;
+        greeted = tls.greeter.greet(stream) => greeted,
+        () = handshake.given_up() => None,
+    };
+    match greeted? {
+        Greeted::Tls(stream) => Some((Carrier::Tls(stream), router, handshake)),
+        Greeted::Http(stream) => Some((Carrier::Plain(stream), tls.enlightening, handshake)),
     }
 }
 
@@ -214,21 +219,26 @@ async fn serve_requests(
     id: ConnectionId,
     peer: Peer,
     router: Router,
+    handshake: Handshake,
     draining: &CancellationToken,
 ) {
+    let headers_deadline = handshake.headers_deadline();
+    let asked = Arc::new(Notify::new());
+    let asking = Arc::clone(&asked);
     let stream_handle = StreamHandle::default();
     let connection = ServedConnection::new(connection, stream_handle.watch());
     let offered = stream_handle.clone();
     let service = router.map_request(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(id);
         request.extensions_mut().insert(peer);
+        asking.notify_one();
         request.extensions_mut().insert(offered.clone());
         request
     });
     let mut serving = Box::pin(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADERS_DEADLINE)
+            .header_read_timeout(headers_deadline)
             .max_buf_size(HEADERS_BYTES_MAX)
             .serve_connection(TokioIo::new(connection), TowerToHyperService::new(service))
             .with_upgrades(),
@@ -236,6 +246,7 @@ async fn serve_requests(
     let ended = tokio::select! {
         ended = &mut serving => Some(ended),
         () = stream_handle.cut() => None,
+        () = until_it_is_given_up(handshake, &asked) => None,
         () = until_it_has_to_end(draining) => {
             // A stream goes on: this only says that no further request is taken.
             serving.as_mut().graceful_shutdown();
@@ -248,6 +259,18 @@ async fn serve_requests(
     if let Some(Err(error)) = ended {
         // Peers that vanish and scanners that speak no HTTP are everyday life.
         tracing::debug!(%error, "the connection ended early");
+    }
+}
+
+/// Resolves when a handshake has to be given up; never once there was a request, which ends it.
+async fn until_it_is_given_up(handshake: Handshake, asked: &Notify) {
+    tokio::select! {
+        biased;
+        () = asked.notified() => {
+            drop(handshake);
+            std::future::pending::<()>().await;
+        }
+        () = handshake.given_up() => {}
     }
 }
 

@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AddressConfig, Addresses, Problem,
+    AddressConfig, Addresses, HandshakeLimits, Handshakes, Problem,
     acceptor::Acceptor,
     websocket::{Dialect, Socket, handshake, upgrade},
 };
@@ -74,6 +74,7 @@ async fn run_against_echo(program: &mut Command) -> ExitStatus {
         refusing: Router::new(),
         refusing_address: Router::new(),
         addresses: Addresses::new(&AddressConfig::within(CONNECTIONS_MAX), Arc::clone(&metrics)),
+        handshakes: Arc::new(Handshakes::new(HandshakeLimits::default(), Arc::clone(&metrics))),
         tls: None,
         connections_max: CONNECTIONS_MAX,
         metrics,

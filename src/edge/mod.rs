@@ -17,6 +17,7 @@ mod door;
 #[cfg(test)]
 mod echo;
 mod events;
+mod handshakes;
 pub mod health;
 mod identified;
 pub mod origin;
@@ -52,6 +53,7 @@ pub use self::{
     address::{AddressConfig, Addresses, ForwardedHeader, TrustedProxies},
     api::body::read as read_json,
     connection::ConnectionId,
+    handshakes::{HandshakeLimits, Handshakes},
     origin::AllowedOrigins,
     problem::Problem,
     tls::{Renewal, TlsSettings},
@@ -156,12 +158,12 @@ fn cors(origins: &Arc<AllowedOrigins>) -> CorsLayer {
 
 /// TLS at the door, and what keeps its certificate up to date.
 pub fn tls(settings: TlsSettings, metrics: &Arc<Metrics>) -> (Tls, Renewal) {
-    let (handshakes, renewal) = Renewal::new(settings, metrics);
+    let (greeter, renewal) = Renewal::new(settings, metrics);
     let enlightening = Router::new()
         .fallback(|| async { Problem::tls_required() })
         .layer(from_fn(identified));
     let tls = Tls {
-        handshakes,
+        greeter,
         enlightening,
     };
     (tls, renewal)
@@ -174,6 +176,7 @@ pub fn acceptor(
     listener: TcpListener,
     tls: Option<Tls>,
     connections_max: usize,
+    handshakes: Handshakes,
 ) -> Acceptor {
     let (metrics, addresses) = (Arc::clone(&edge.metrics), edge.addresses.clone());
     let (counting, counting_addresses) = (Arc::clone(&metrics), addresses.clone());
@@ -186,6 +189,7 @@ pub fn acceptor(
             counting_addresses.count_refusal();
         }),
         addresses,
+        handshakes: Arc::new(handshakes),
         tls,
         connections_max,
         metrics,

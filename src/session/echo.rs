@@ -28,8 +28,8 @@ pub(crate) async fn echo(metrics: &Metrics, mut transport: impl Transport<Frame 
     let now = Instant::now();
     // The cases send more frames, and faster, than a client of the gateway may.
     let config = RhythmConfig {
-        frames_burst: u32::MAX,
-        frames_per_second: u32::MAX,
+        frames: RhythmConfig::native_frames(u32::MAX),
+        bytes: RhythmConfig::frame_bytes(u32::MAX),
         ..RhythmConfig::default()
     };
     let rhythm = Rhythm::new(config, now, now + AT_MOST);

@@ -195,7 +195,7 @@ impl Dialogue for Native<'_> {
     }
 
     fn hear(&mut self, inbound: Inbound, rhythm: &mut Rhythm) -> Result<(), CloseCode> {
-        rhythm.count_frame(Instant::now())?;
+        rhythm.count_frame(Instant::now(), inbound.bytes())?;
         match inbound {
             Inbound::Alive | Inbound::Pong(_) => Ok(()),
             Inbound::Binary(_) => Err(CloseCode::UnsupportedData),

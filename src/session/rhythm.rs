@@ -6,7 +6,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::protocol::close::CloseCode;
+use crate::{
+    protocol::{
+        client_frame::CLIENT_FRAME_BYTES_MAX, close::CloseCode, phoenix::message::PHOENIX_FRAME_BYTES_MAX,
+    },
+    quota::Rate,
+};
 
 /// The tenth frame that is not understood closes the session.
 const MISTAKES_MAX: u32 = 10;
@@ -19,10 +24,12 @@ pub struct RhythmConfig {
     /// A client that was sent no cursor for this long is sent one without events, so that its own does not grow older
     /// than the log. It is looked at with each heartbeat.
     pub cursor_age: Duration,
-    /// Frames that a client may send at once.
-    pub frames_burst: u32,
-    /// Frames a second that a client may send for ever.
-    pub frames_per_second: u32,
+    /// Frames that a native client may send.
+    pub frames: Rate,
+    /// Frames that a client of Phoenix channels may send.
+    pub phoenix_frames: Rate,
+    /// Bytes in the frames that a client may send.
+    pub bytes: Rate,
 }
 
 impl Default for RhythmConfig {
@@ -33,13 +40,45 @@ impl Default for RhythmConfig {
             // Far below any sensible retention, and rare enough to cost nothing.
             cursor_age: Duration::from_secs(600),
             // A native client says a handful of things an hour; this leaves room for one that pings every frame it draws.
-            frames_burst: 120,
-            frames_per_second: 60,
+            frames: Self::native_frames(60),
+            // Somebody who draws for others sends sixty a second, on some topics at once.
+            phoenix_frames: Self::phoenix_frames(200),
+            // Four of the largest frames a second; broadcasts are meant to be small.
+            bytes: Self::frame_bytes(1 << 20),
         }
     }
 }
 
 impl RhythmConfig {
+    /// So many frames a second for ever, and those of two seconds at once.
+    pub fn native_frames(per_second: u32) -> Rate {
+        Rate::new(per_second, Duration::from_secs(2))
+    }
+
+    /// So many frames a second for ever, and those of five seconds at once: a page that comes back joins a hundred channels, and hands
+    /// each its token.
+    pub fn phoenix_frames(per_second: u32) -> Rate {
+        Rate::new(per_second, Duration::from_secs(5))
+    }
+
+    /// So many bytes a second for ever; at once those of four seconds, and the largest frame in any case.
+    pub fn frame_bytes(per_second: u32) -> Rate {
+        let largest = PHOENIX_FRAME_BYTES_MAX.max(CLIENT_FRAME_BYTES_MAX);
+        let seconds = u32::try_from(largest)
+            .unwrap_or(u32::MAX)
+            .div_ceil(per_second.max(1));
+        Rate::new(per_second, Duration::from_secs(u64::from(seconds.max(4))))
+    }
+
+    /// The same for a client of Phoenix channels.
+    #[must_use]
+    pub(super) const fn of_phoenix(self) -> Self {
+        Self {
+            frames: self.phoenix_frames,
+            ..self
+        }
+    }
+
     /// The same, with cursors renewed often enough for a log that is kept this long.
     #[must_use]
     pub fn within(self, log_retention: Duration) -> Self {
@@ -69,8 +108,9 @@ pub struct Rhythm {
     heard: Instant,
     next_heartbeat: Instant,
     mistakes: u32,
-    frames: f64,
-    frames_counted: Instant,
+    /// When the client may again send as many frames, and bytes, as it may at once.
+    frames_full_at: Instant,
+    bytes_full_at: Instant,
 }
 
 impl Rhythm {
@@ -82,8 +122,8 @@ impl Rhythm {
             heard: now,
             next_heartbeat: now + config.heartbeat,
             mistakes: 0,
-            frames: f64::from(config.frames_burst),
-            frames_counted: now,
+            frames_full_at: now,
+            bytes_full_at: now,
         }
     }
 
@@ -92,21 +132,16 @@ impl Rhythm {
         self.heard = now;
     }
 
-    /// The peer sent a frame. Answers with a code if that was one too many.
+    /// The peer sent a frame of so many bytes. Answers with a code if that was too much.
     ///
     /// # Errors
     /// [`CloseCode::TooManyFrames`].
-    pub fn count_frame(&mut self, now: Instant) -> Result<(), CloseCode> {
+    pub fn count_frame(&mut self, now: Instant, bytes: usize) -> Result<(), CloseCode> {
         self.hear(now);
-        let earned =
-            now.duration_since(self.frames_counted).as_secs_f64() * f64::from(self.config.frames_per_second);
-        self.frames = (self.frames + earned).min(f64::from(self.config.frames_burst));
-        self.frames_counted = now;
-        if self.frames < 1.0 {
-            return Err(CloseCode::TooManyFrames);
-        }
-        self.frames -= 1.0;
-        Ok(())
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let is_allowed = self.config.frames.take(&mut self.frames_full_at, 1, now)
+            && self.config.bytes.take(&mut self.bytes_full_at, bytes, now);
+        is_allowed.then_some(()).ok_or(CloseCode::TooManyFrames)
     }
 
     /// The peer sent something that was not understood.
@@ -212,14 +247,46 @@ mod tests {
         let start = Instant::now();
         let mut rhythm = rhythm(start);
         let burst = (0..1_000)
-            .take_while(|_| rhythm.count_frame(start).is_ok())
+            .take_while(|_| rhythm.count_frame(start, 10).is_ok())
             .count();
         assert_eq!(burst, 120);
         let later = (0..1_000)
-            .take_while(|_| rhythm.count_frame(start + SECOND).is_ok())
+            .take_while(|_| rhythm.count_frame(start + SECOND, 10).is_ok())
             .count();
         assert_eq!(later, 60);
-        assert_eq!(rhythm.count_frame(start + SECOND), Err(CloseCode::TooManyFrames));
+        assert_eq!(
+            rhythm.count_frame(start + SECOND, 10),
+            Err(CloseCode::TooManyFrames)
+        );
+    }
+
+    #[test]
+    fn bytes_are_limited_in_bursts_and_in_the_long_run_and_the_largest_frame_always_passes() {
+        let start = Instant::now();
+        let config = RhythmConfig {
+            frames: RhythmConfig::native_frames(1_000_000),
+            bytes: RhythmConfig::frame_bytes(1 << 20),
+            ..RhythmConfig::default()
+        };
+        let mut rhythm = Rhythm::new(config, start, start + SECOND * 3600);
+        let mut passing = |now: Instant, bytes: usize| {
+            (0..1_000)
+                .take_while(|_| rhythm.count_frame(now, bytes).is_ok())
+                .count()
+        };
+        assert_eq!(passing(start, 64 << 10), 64);
+        assert_eq!(passing(start + SECOND, 64 << 10), 16);
+        // However little is allowed a second.
+        let config = RhythmConfig {
+            bytes: RhythmConfig::frame_bytes(1000),
+            ..config
+        };
+        let mut rhythm = Rhythm::new(config, start, start + SECOND * 3600);
+        assert_eq!(rhythm.count_frame(start, PHOENIX_FRAME_BYTES_MAX), Ok(()));
+        assert_eq!(
+            rhythm.count_frame(start, PHOENIX_FRAME_BYTES_MAX),
+            Err(CloseCode::TooManyFrames)
+        );
     }
 
     #[test]

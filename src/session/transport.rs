@@ -31,6 +31,17 @@ pub enum Inbound {
     Unreadable(CloseCode),
 }
 
+impl Inbound {
+    /// How many bytes the client has said. What was not taken, and a ping, count for nothing: neither can be large.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Binary(bytes) | Self::Pong(bytes) => bytes.len(),
+            Self::Alive | Self::Unreadable(_) => 0,
+        }
+    }
+}
+
 /// What a session wants its client to see. How it is written is the transport's matter.
 #[derive(Clone, Debug)]
 pub enum Outbound {

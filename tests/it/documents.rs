@@ -42,6 +42,7 @@ fn the_readme_names_every_metric_and_no_other() {
     let page = metrics.render().unwrap();
     let mut known = vec![
         "herald_sessions_closed".to_owned(),
+        "herald_handshakes_given_up".to_owned(),
         "herald_events_read".to_owned(),
         "herald_replays".to_owned(),
         "herald_auth_failures".to_owned(),

@@ -23,6 +23,7 @@ mod doorbell;
 mod events;
 mod filters;
 mod functions;
+mod handshakes;
 mod healthcheck;
 mod life;
 mod limits;

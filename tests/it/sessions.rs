@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use herald::{tasks::Tasks, types::UserId};
+use herald::{quota::Rate, tasks::Tasks, types::UserId};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -23,6 +23,7 @@ use crate::support::{
     follower::{Carrier, Follower, Habits},
     gateway::{Gateway, token, token_for},
     http,
+    phoenix::encode,
     scene::{Scene, content, seq},
     socket::{Heard, Socket},
     wait_until,
@@ -190,8 +191,8 @@ async fn what_a_client_must_not_send_closes_with_a_code_that_arrives() {
 #[tokio::test]
 async fn a_client_that_says_too_much_at_once_is_closed_and_a_steady_one_is_not() {
     let scene = Scene::<1>::with(|config| {
-        config.rhythm.frames_burst = 20;
-        config.rhythm.frames_per_second = 1_000_000;
+        // Twenty at once, and a million a second.
+        config.rhythm.frames = Rate::new(1_000_000, Duration::from_micros(20));
     })
     .await;
     let (mut socket, _) = scene.connect(scene.people[0]).await;
@@ -210,6 +211,14 @@ async fn a_client_that_says_too_much_at_once_is_closed_and_a_steady_one_is_not()
         .flat_map(|_| raw_frame(true, TEXT, b"{\"type\":\"ping\"}"))
         .collect();
     socket.stream().write_all(&burst).await.unwrap();
+    assert_eq!(socket.close_code().await, 4029);
+
+    // Few and large is too much as well: a frame of sixty KiB is fine, and a hundred of them at once are not.
+    let (mut socket, _) = scene.connect(scene.people[0]).await;
+    let large = json!({"type": "ping", "padding": "x".repeat(60_000)}).to_string();
+    let burst: Vec<u8> = (0..100).flat_map(|_| encode(TEXT, large.as_bytes())).collect();
+    // The gateway may close before it has taken all.
+    let _written = socket.stream().write_all(&burst).await;
     assert_eq!(socket.close_code().await, 4029);
 
     // Control frames count too: a flood of pings is a flood.

@@ -3,8 +3,7 @@
 //! Invariants:
 //! - A certificate is in service only with its own key, and only as a whole pair: what does not fit is kept away.
 //! - A renewal concerns handshakes that begin after it. No connection is dropped, and none changes its keys.
-//! - A handshake delays nobody else: it runs in its connection's own task, under a deadline, and has to make room when
-//!   others wait.
+//! - A handshake delays nobody else: it runs in its connection's own task.
 //!
 //! It deliberately asks for no client certificates, ignores the name that a client asks for (SNI), takes no early data, and
 //! asks nobody whether a certificate was revoked.
@@ -16,10 +15,9 @@ mod renewal;
 use std::{sync::Arc, time::Duration};
 
 use self::certificate::ServerCertificate;
-pub(super) use self::handshake::{Greeted, Handshakes};
+pub(super) use self::handshake::{Greeted, Greeter};
 pub use self::{
     certificate::{CertificateFiles, CertificateMistakes, CertificateProblem, FileProblem, KeyProblem},
-    handshake::HandshakeLimits,
     renewal::Renewal,
 };
 
@@ -34,8 +32,6 @@ pub struct TlsSettings {
     certificate: Arc<ServerCertificate>,
     /// How often the files are read again.
     pub look_every: Duration,
-    /// How patient the gateway is with handshakes.
-    pub limits: HandshakeLimits,
 }
 
 impl TlsSettings {
@@ -49,7 +45,6 @@ impl TlsSettings {
             files,
             certificate: Arc::new(certificate),
             look_every: LOOK_EVERY,
-            limits: HandshakeLimits::default(),
         })
     }
 }

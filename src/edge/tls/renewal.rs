@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Handshakes, TlsSettings,
+    Greeter, TlsSettings,
     certificate::{Age, Fingerprint, ServerCertificate},
 };
 use crate::metrics::Metrics;
@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 #[derive(Debug)]
 pub struct Renewal {
     settings: TlsSettings,
-    handshakes: Arc<Handshakes>,
+    greeter: Arc<Greeter>,
     metrics: Arc<Metrics>,
     /// What was said last of files that cannot be served, so that each state is told once.
     told: Option<(Fingerprint, String)>,
@@ -31,18 +31,17 @@ pub struct Renewal {
 }
 
 impl Renewal {
-    /// The handshakes with a certificate, and what keeps them up to date.
-    pub(in crate::edge) fn new(settings: TlsSettings, metrics: &Arc<Metrics>) -> (Arc<Handshakes>, Self) {
-        let handshakes = Handshakes::new(&settings.certificate, settings.limits, Arc::clone(metrics));
-        let handshakes = Arc::new(handshakes);
+    /// What speaks TLS with a certificate, and what keeps them up to date.
+    pub(in crate::edge) fn new(settings: TlsSettings, metrics: &Arc<Metrics>) -> (Arc<Greeter>, Self) {
+        let greeter = Arc::new(Greeter::new(&settings.certificate, Arc::clone(metrics)));
         let renewal = Self {
             settings,
-            handshakes: Arc::clone(&handshakes),
+            greeter: Arc::clone(&greeter),
             metrics: Arc::clone(metrics),
             told: None,
             known_age: Age::Valid,
         };
-        (handshakes, renewal)
+        (greeter, renewal)
     }
 
     /// Looks at the files until it is told to stop.
@@ -97,7 +96,7 @@ impl Renewal {
             self.keep_away(certificate.fingerprint, reason);
             return;
         }
-        self.handshakes.serve(&certificate);
+        self.greeter.serve(&certificate);
         self.settings.certificate = Arc::new(certificate);
         self.metrics.count_tls_reload("loaded");
         (self.told, self.known_age) = (None, Age::Valid);

@@ -300,7 +300,7 @@ impl Dialogue for Phoenix<'_> {
             self.note_answer();
             return Ok(());
         }
-        rhythm.count_frame(now)?;
+        rhythm.count_frame(now, inbound.bytes())?;
         let message = match inbound {
             Inbound::Alive | Inbound::Pong(_) => return Ok(()),
             Inbound::Unreadable(code) => return Err(code),

@@ -33,19 +33,13 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{End, RhythmConfig, Sessions, Transport, dialogue::EXPIRY_MAX, live::Live, rhythm::Rhythm};
+use super::{End, Sessions, Transport, dialogue::EXPIRY_MAX, live::Live, rhythm::Rhythm};
 use crate::{
     auth::{Identity, Token},
     hub::Outbox,
     protocol::phoenix::message::Serializer,
     types::SessionId,
 };
-
-/// Frames that a client may send at once: a page that comes back joins a hundred channels, and hands each its token.
-const FRAMES_BURST: u32 = 1000;
-
-/// Frames a second that a client may send for ever: somebody who draws for others sends sixty.
-const FRAMES_PER_SECOND: u32 = 200;
 
 /// What a connection has brought before its session begins.
 #[derive(Debug)]
@@ -124,13 +118,8 @@ impl Sessions {
     pub async fn run_phoenix(&self, opening: Opening, mut transport: impl Transport<Frame = Frame>) -> End {
         let outbox = Arc::new(Outbox::new(self.outbox_bytes));
         let now = Instant::now();
-        let config = RhythmConfig {
-            frames_burst: FRAMES_BURST,
-            frames_per_second: FRAMES_PER_SECOND,
-            ..self.rhythm
-        };
         // Tokens end channels and not the session.
-        let rhythm = Rhythm::new(config, now, now + EXPIRY_MAX);
+        let rhythm = Rhythm::new(self.rhythm.of_phoenix(), now, now + EXPIRY_MAX);
         let mut dialogue = dialogue::Phoenix::new(self, &opening, Arc::clone(&outbox));
         let end = {
             let _counted = self.metrics.count_session(transport.protocol());

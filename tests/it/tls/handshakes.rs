@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use herald::edge::tls::HandshakeLimits;
+use herald::edge::HandshakeLimits;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -23,14 +23,17 @@ const BEGINNING: [u8; 6] = [22, 3, 1, 2, 0, 1];
 
 async fn gateway(stage: &Stage, limits: HandshakeLimits) -> Gateway {
     let mut config = gateway::config(NO_DATABASE);
-    let mut settings = stage.settings();
-    settings.limits = limits;
-    config.tls = Some(settings);
+    config.tls = Some(stage.settings());
+    config.handshakes = limits;
     Gateway::start_on("127.0.0.1:0".parse().unwrap(), config).await
 }
 
 fn failures(gateway: &Gateway, reason: &str) -> f64 {
     gateway.metric(&format!("tls_handshake_failures_total{{reason=\"{reason}\"}}"))
+}
+
+fn given_up(gateway: &Gateway, reason: &str) -> f64 {
+    gateway.metric(&format!("handshakes_given_up_total{{reason=\"{reason}\"}}"))
 }
 
 async fn stalled(gateway: &Gateway) -> TcpStream {
@@ -88,7 +91,7 @@ async fn a_handshake_that_is_not_done_in_time_is_given_up() {
     closed(slow).await;
     closed(silent).await;
     assert!(began.elapsed() >= limits.deadline);
-    assert_eq!(failures(&gateway, "deadline"), 2.0);
+    assert_eq!(given_up(&gateway, "deadline"), 2.0);
     // It bounds the handshake alone.
     let mut lasting = stage.client().connect(gateway.address()).await;
     let began = Instant::now();
@@ -116,7 +119,7 @@ async fn handshakes_that_do_not_go_on_make_room_when_there_are_too_many() {
     let client = stage.client();
     let answers = join_all((0..20).map(|_| client.fetch(gateway.address(), "/healthz"))).await;
     assert!(answers.iter().all(|answer| answer.status == 200));
-    let crowded = failures(&gateway, "crowded");
+    let crowded = given_up(&gateway, "crowded");
     assert!((1.0..=4.0).contains(&crowded), "{crowded}");
     // Where nobody waits, nobody has to go: the deadline is far away.
     let left = || gateway.metric("connections");
