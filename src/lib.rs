@@ -4,6 +4,7 @@
 //! others. `ARCHITECTURE.md` tells the life of one message through them.
 
 pub mod backoff;
+pub mod memory;
 pub mod metrics;
 pub mod quota;
 pub mod tasks;

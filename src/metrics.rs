@@ -76,6 +76,10 @@ pub struct Metrics {
     registry: Registry,
     /// Open TCP connections, whatever they are used for.
     pub connections: Gauge,
+    /// The memory that the process has, in bytes.
+    pub resident_memory: Family<NoLabels, Gauge>,
+    /// The memory beyond which no connection is taken in, in bytes.
+    pub memory_limit: Family<NoLabels, Gauge>,
     /// Connections whose peer has begun to say what it wants, and has not come to the end.
     pub handshakes: Gauge,
     /// Handshakes that were given up, by why.
@@ -186,6 +190,8 @@ impl Metrics {
         let metrics = Self {
             registry: Registry::with_prefix("herald"),
             connections: Gauge::default(),
+            resident_memory: Family::default(),
+            memory_limit: Family::default(),
             handshakes: Gauge::default(),
             handshakes_given_up: Family::default(),
             sessions: Family::default(),
@@ -304,6 +310,18 @@ impl Metrics {
     fn register_connections(&mut self) {
         let registry = &mut self.registry;
         registry.register("connections", "Open TCP connections", self.connections.clone());
+        registry.register_with_unit(
+            "resident_memory",
+            "Memory that the process has",
+            Unit::Bytes,
+            self.resident_memory.clone(),
+        );
+        registry.register_with_unit(
+            "memory_limit",
+            "Memory beyond which no connection is taken in",
+            Unit::Bytes,
+            self.memory_limit.clone(),
+        );
         registry.register(
             "handshakes",
             "Connections that have begun to say what they want",
@@ -482,6 +500,23 @@ impl Metrics {
     /// Counts a connection for as long as the guard lives.
     pub fn count_connection(&self) -> GaugeGuard {
         GaugeGuard::enter(self.connections.clone())
+    }
+
+    /// How many connections there are.
+    pub fn open_connections(&self) -> usize {
+        usize::try_from(self.connections.get()).unwrap_or_default()
+    }
+
+    /// Sets the memory that the process has, in bytes.
+    pub fn set_resident_memory(&self, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.resident_memory.get_or_create(&NoLabels {}).set(bytes);
+    }
+
+    /// Sets the memory beyond which no connection is taken in, in bytes.
+    pub fn set_memory_limit(&self, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.memory_limit.get_or_create(&NoLabels {}).set(bytes);
     }
 
     /// Counts a peer that begins to say what it wants; the guard ends it.

@@ -15,8 +15,8 @@ use self::vital::Vital;
 use crate::{
     auth::{AuthConfig, AuthConfigError, Verifier},
     edge::{
-        AddressConfig, Addresses, AllowedOrigins, Edge, HandshakeLimits, Handshakes, Renewal, TlsSettings,
-        WebRoot, acceptor, tls,
+        AddressConfig, Addresses, AllowedOrigins, Ceiling, Edge, Entrance, HandshakeLimits, Handshakes,
+        MemoryWatch, Renewal, TlsSettings, WebRoot, acceptor, acceptor::Tls, ceiling, tls,
     },
     feed::{Feed, FeedConfig, Retention},
     hub::{FeedStatus, Hub},
@@ -63,6 +63,8 @@ pub struct AppConfig {
     pub addresses: AddressConfig,
     /// How patient the gateway is with peers that have not said what they want.
     pub handshakes: HandshakeLimits,
+    /// The memory beyond which no connection is taken in, in bytes; `None` for no limit.
+    pub memory_limit: Option<u64>,
     /// The role taken on for the calling user; `None` keeps the pool's own.
     pub role: Option<String>,
     /// Requests a second of one user over HTTP.
@@ -102,6 +104,7 @@ impl AppConfig {
             connections_max: 100_000,
             addresses: AddressConfig::within(100_000),
             handshakes: HandshakeLimits::default(),
+            memory_limit: None,
             role: Some("authenticated".to_owned()),
             user_requests_per_second: 500,
             sessions_per_user: 64,
@@ -118,6 +121,22 @@ impl AppConfig {
 }
 
 impl AppConfig {
+    fn entrance(
+        &self,
+        listener: TcpListener,
+        tls: Option<Tls>,
+        ceiling: Ceiling,
+        metrics: &Arc<Metrics>,
+    ) -> Entrance {
+        Entrance {
+            listener,
+            tls,
+            connections_max: self.connections_max,
+            handshakes: Handshakes::new(self.handshakes, Arc::clone(metrics)),
+            ceiling,
+        }
+    }
+
     /// Whose pages may connect, by TLS if the gateway speaks it.
     fn allowed_origins(&self) -> AllowedOrigins {
         let allowed = self.origins.clone();
@@ -208,9 +227,9 @@ impl App {
             probe: Arc::default(),
             web_root: config.web_root.clone(),
         };
-        let further = config.further_routes.clone();
-        let handshakes = Handshakes::new(config.handshakes, Arc::clone(&metrics));
-        let acceptor = acceptor(edge, further, listener, tls, config.connections_max, handshakes);
+        let (ceiling, memory_watch) = ceiling(config.memory_limit, &metrics);
+        let entrance = config.entrance(listener, tls, ceiling, &metrics);
+        let acceptor = acceptor(edge, config.further_routes.clone(), entrance);
         let (refuse, refused) = watch::channel(None);
         let app = Self {
             address,
@@ -223,6 +242,7 @@ impl App {
         };
         app.start_vital("acceptor", &app.draining, &refuse, acceptor.run());
         app.start_renewal(renewal, &refuse);
+        app.start_memory_watch(memory_watch);
         // It ends when nobody is left who could park anything, which is after the last session.
         app.start_vital("parking attendant", &app.draining, &refuse, attendant.run());
         app.start_feed(&config, pool, &refuse);
@@ -233,6 +253,18 @@ impl App {
         if let Some(renewal) = renewal {
             let renewing = renewal.run(self.draining.clone());
             self.start_vital("certificate renewal", &self.draining, refuse, renewing);
+        }
+    }
+
+    fn start_memory_watch(&self, watch: Option<MemoryWatch>) {
+        if let Some(watch) = watch {
+            let stopping = self.tasks.stopping();
+            self.tasks.spawn_restarting("memory watch", move || {
+                let (watch, stopping) = (watch.clone(), stopping.clone());
+                async move {
+                    stopping.run_until_cancelled(watch.run()).await;
+                }
+            });
         }
     }
 

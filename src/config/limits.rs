@@ -8,8 +8,15 @@ use super::{
 };
 use crate::{
     edge::{AddressConfig, ForwardedHeader, HandshakeLimits, TrustedProxies},
+    memory,
     session::RhythmConfig,
 };
+
+/// The variable of the memory's limit.
+const MEMORY_VARIABLE: &str = "HERALD_MEMORY_LIMIT";
+
+/// What a gateway needs beside what it has when its settings are read, in bytes: its pool, its threads, and some connections.
+const MEMORY_LEAST: u64 = 16 << 20;
 
 /// Limits on connections, as typed.
 #[derive(Args, Clone, Debug)]
@@ -93,6 +100,10 @@ pub(super) struct LimitFlags {
         value_name = "SIZE"
     )]
     frame_bytes_per_second: String,
+    /// The memory beyond which no connection is taken in; requests on further ones are answered with 503. By default four fifths of what the
+    /// container or the machine has.
+    #[arg(long, env = MEMORY_VARIABLE, value_name = "SIZE")]
+    memory_limit: Option<String>,
 }
 
 /// Limits on connections, checked.
@@ -108,6 +119,8 @@ pub(super) struct Limits {
     pub(super) handshakes: HandshakeLimits,
     /// What a session's client may say.
     pub(super) rhythm: RhythmConfig,
+    /// The memory beyond which no connection is taken in, in bytes, if it can be measured.
+    pub(super) memory: Option<u64>,
 }
 
 impl LimitFlags {
@@ -119,6 +132,8 @@ impl LimitFlags {
             "100000",
             mistakes,
         );
+        let handshakes = self.check_handshakes(mistakes);
+        let rhythm = self.check_rhythm(mistakes);
         let per_address = self.connections_per_address.filter(|count| !count.is_empty());
         let per_address =
             per_address.map(|count| check_count("HERALD_CONNECTIONS_PER_ADDRESS", &count, &count, mistakes));
@@ -136,13 +151,42 @@ impl LimitFlags {
             "64",
             mistakes,
         );
-        let handshakes_max = check_count("HERALD_MAX_HANDSHAKES", &self.max_handshakes, "4096", mistakes);
+        let memory = check_memory(self.memory_limit.filter(|limit| !limit.is_empty()), mistakes);
+        let connections_max = connections_max? as usize;
+        let default = AddressConfig::within(connections_max).connections_max;
+        Some(Limits {
+            connections_max,
+            addresses: AddressConfig {
+                trusted_proxies: trusted_proxies?,
+                header: header?,
+                connections_max: match per_address {
+                    Some(count) => count? as usize,
+                    None => default,
+                },
+            },
+            sessions_per_user: sessions_per_user? as usize,
+            handshakes: handshakes?,
+            rhythm: rhythm?,
+            memory,
+        })
+    }
+
+    fn check_handshakes(&self, mistakes: &mut Mistakes) -> Option<HandshakeLimits> {
+        let at_once = check_count("HERALD_MAX_HANDSHAKES", &self.max_handshakes, "4096", mistakes);
         let deadline = check_duration(
             "HERALD_HANDSHAKE_DEADLINE",
             &self.handshake_deadline,
             "15s",
             mistakes,
         );
+        Some(HandshakeLimits {
+            deadline: deadline?,
+            at_once: at_once? as usize,
+            ..HandshakeLimits::default()
+        })
+    }
+
+    fn check_rhythm(&self, mistakes: &mut Mistakes) -> Option<RhythmConfig> {
         let frames = check_count(
             "HERALD_FRAMES_PER_SECOND",
             &self.frames_per_second,
@@ -157,30 +201,35 @@ impl LimitFlags {
         );
         let bytes = quantity::bytes(if_set(&self.frame_bytes_per_second, "1MiB"));
         let bytes = mistakes.check("HERALD_FRAME_BYTES_PER_SECOND", bytes);
-        let connections_max = connections_max? as usize;
-        let default = AddressConfig::within(connections_max).connections_max;
-        Some(Limits {
-            connections_max,
-            addresses: AddressConfig {
-                trusted_proxies: trusted_proxies?,
-                header: header?,
-                connections_max: match per_address {
-                    Some(count) => count? as usize,
-                    None => default,
-                },
-            },
-            sessions_per_user: sessions_per_user? as usize,
-            handshakes: HandshakeLimits {
-                deadline: deadline?,
-                at_once: handshakes_max? as usize,
-                ..HandshakeLimits::default()
-            },
-            rhythm: RhythmConfig {
-                frames: RhythmConfig::native_frames(frames?),
-                phoenix_frames: RhythmConfig::phoenix_frames(phoenix_frames?),
-                bytes: RhythmConfig::frame_bytes(u32::try_from(bytes?).unwrap_or(u32::MAX)),
-                ..RhythmConfig::default()
-            },
+        Some(RhythmConfig {
+            frames: RhythmConfig::native_frames(frames?),
+            phoenix_frames: RhythmConfig::phoenix_frames(phoenix_frames?),
+            bytes: RhythmConfig::frame_bytes(u32::try_from(bytes?).unwrap_or(u32::MAX)),
+            ..RhythmConfig::default()
         })
     }
+}
+
+/// A limit that is given, or else one that leaves a fifth of all to the kernel's buffers and to whoever else is there.
+fn check_memory(limit: Option<String>, mistakes: &mut Mistakes) -> Option<u64> {
+    let Some(limit) = limit else {
+        return memory::limit().map(|all| all / 5 * 4);
+    };
+    let bytes = mistakes.check(MEMORY_VARIABLE, quantity::bytes(&limit))?;
+    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    match memory::resident() {
+        None => mistakes.note(
+            MEMORY_VARIABLE,
+            "memory cannot be measured on this system; leave it out",
+        ),
+        Some(resident) if bytes < resident + MEMORY_LEAST => mistakes.note(
+            MEMORY_VARIABLE,
+            format!(
+                "`{limit}` is too little; the gateway needs {} MiB before anybody connects",
+                (resident + MEMORY_LEAST) >> 20
+            ),
+        ),
+        Some(_) => {}
+    }
+    Some(bytes)
 }

@@ -24,6 +24,7 @@ use super::{
     address::{Addresses, Full, Peer, Place},
     connection::{Carrier, Connection, ConnectionId, ServedConnection},
     handshakes::{Handshake, Handshakes},
+    memory::Ceiling,
     stream::StreamHandle,
     tls::{Greeted, Greeter},
 };
@@ -78,6 +79,17 @@ pub struct Tls {
     pub(super) enlightening: Router,
 }
 
+/// Who answers on connections that are one too many.
+#[derive(Debug, Default)]
+pub struct Refusing {
+    /// In all.
+    pub connections: Router,
+    /// From one address.
+    pub address: Router,
+    /// For the memory that there is.
+    pub memory: Router,
+}
+
 /// Accepts connections and serves them.
 #[derive(Debug)]
 pub struct Acceptor {
@@ -85,10 +97,10 @@ pub struct Acceptor {
     pub listener: TcpListener,
     /// Answers requests.
     pub router: Router,
-    /// Answers requests on connections beyond the limit.
-    pub refusing: Router,
-    /// Answers requests on connections from an address that has enough of them.
-    pub refusing_address: Router,
+    /// Answers requests on connections that are one too many.
+    pub refusing: Refusing,
+    /// Whether there is memory for one more.
+    pub ceiling: Ceiling,
     /// How much is open from each address.
     pub addresses: Addresses,
     /// Bounds what has not said yet what it wants.
@@ -149,13 +161,16 @@ impl Acceptor {
         peer: SocketAddr,
         allowed: &Arc<Semaphore>,
     ) -> Result<(OwnedSemaphorePermit, Option<Place>), &Router> {
+        if !self.ceiling.has_room(self.metrics.open_connections()) {
+            return Err(&self.refusing.memory);
+        }
         let place = self
             .addresses
             .admit(peer.ip())
-            .map_err(|Full| &self.refusing_address)?;
+            .map_err(|Full| &self.refusing.address)?;
         let permit = Arc::clone(allowed)
             .try_acquire_owned()
-            .map_err(|_| &self.refusing)?;
+            .map_err(|_| &self.refusing.connections)?;
         Ok((permit, place))
     }
 

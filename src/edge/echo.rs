@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     AddressConfig, Addresses, HandshakeLimits, Handshakes, Problem,
-    acceptor::Acceptor,
+    acceptor::{Acceptor, Refusing},
+    ceiling,
     websocket::{Dialect, Socket, handshake, upgrade},
 };
 use crate::{metrics::Metrics, session::echo::echo, tasks::Tasks};
@@ -71,8 +72,8 @@ async fn run_against_echo(program: &mut Command) -> ExitStatus {
     let acceptor = Acceptor {
         listener,
         router: Router::new().route("/", get(open)).with_state(context),
-        refusing: Router::new(),
-        refusing_address: Router::new(),
+        refusing: Refusing::default(),
+        ceiling: ceiling(None, &metrics).0,
         addresses: Addresses::new(&AddressConfig::within(CONNECTIONS_MAX), Arc::clone(&metrics)),
         handshakes: Arc::new(Handshakes::new(HandshakeLimits::default(), Arc::clone(&metrics))),
         tls: None,

@@ -20,6 +20,7 @@ mod events;
 mod handshakes;
 pub mod health;
 mod identified;
+mod memory;
 pub mod origin;
 mod phoenix;
 mod problem;
@@ -46,7 +47,7 @@ use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use self::{
-    acceptor::{Acceptor, Tls},
+    acceptor::{Acceptor, Refusing, Tls},
     identified::{REQUEST_ID, identified},
 };
 pub use self::{
@@ -54,6 +55,7 @@ pub use self::{
     api::body::read as read_json,
     connection::ConnectionId,
     handshakes::{HandshakeLimits, Handshakes},
+    memory::{Ceiling, MemoryWatch, ceiling},
     origin::AllowedOrigins,
     problem::Problem,
     tls::{Renewal, TlsSettings},
@@ -169,30 +171,40 @@ pub fn tls(settings: TlsSettings, metrics: &Arc<Metrics>) -> (Tls, Renewal) {
     (tls, renewal)
 }
 
-/// What accepts connections and serves them, by TLS if there is a certificate.
-pub fn acceptor(
-    edge: Edge,
-    further: Router,
-    listener: TcpListener,
-    tls: Option<Tls>,
-    connections_max: usize,
-    handshakes: Handshakes,
-) -> Acceptor {
-    let (metrics, addresses) = (Arc::clone(&edge.metrics), edge.addresses.clone());
-    let (counting, counting_addresses) = (Arc::clone(&metrics), addresses.clone());
+/// How connections come in, and how many.
+#[derive(Debug)]
+pub struct Entrance {
+    /// Where they come from.
+    pub listener: TcpListener,
+    /// Speaks TLS on each, if there is a certificate.
+    pub tls: Option<Tls>,
+    /// The most at once.
+    pub connections_max: usize,
+    /// Bounds those that have not said what they want.
+    pub handshakes: Handshakes,
+    /// Whether there is memory for one more.
+    pub ceiling: Ceiling,
+}
+
+/// What accepts connections and serves them.
+pub fn acceptor(edge: Edge, further: Router, entrance: Entrance) -> Acceptor {
+    let counting = |problem: Problem, reason: &'static str| {
+        let metrics = Arc::clone(&edge.metrics);
+        refusing(problem, move || metrics.refuse(reason))
+    };
     Acceptor {
-        listener,
-        refusing: refusing(Problem::too_many_connections(), move || {
-            counting.refuse("too_many_connections");
-        }),
-        refusing_address: refusing(Problem::too_many_connections_of_address(), move || {
-            counting_addresses.count_refusal();
-        }),
-        addresses,
-        handshakes: Arc::new(handshakes),
-        tls,
-        connections_max,
-        metrics,
+        refusing: Refusing {
+            connections: counting(Problem::too_many_connections(), "too_many_connections"),
+            address: counting(Problem::too_many_connections_of_address(), address::REASON),
+            memory: counting(Problem::short_of_memory(), "short_of_memory"),
+        },
+        listener: entrance.listener,
+        tls: entrance.tls,
+        connections_max: entrance.connections_max,
+        handshakes: Arc::new(entrance.handshakes),
+        ceiling: entrance.ceiling,
+        addresses: edge.addresses.clone(),
+        metrics: Arc::clone(&edge.metrics),
         tasks: edge.tasks.clone(),
         draining: edge.draining.clone(),
         router: router(edge, further),

@@ -302,6 +302,11 @@ impl Problem {
         Self::unavailable("The gateway has as many connections as it may have; try again later.")
     }
 
+    /// The gateway has as much memory as it may have.
+    pub fn short_of_memory() -> Self {
+        Self::unavailable("The gateway has as much memory as it may have; try again later.")
+    }
+
     /// As many connections as there may be come from the caller's address.
     pub fn too_many_connections_of_address() -> Self {
         Self::new(

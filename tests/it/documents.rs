@@ -43,6 +43,8 @@ fn the_readme_names_every_metric_and_no_other() {
     let mut known = vec![
         "herald_sessions_closed".to_owned(),
         "herald_handshakes_given_up".to_owned(),
+        "herald_resident_memory_bytes".to_owned(),
+        "herald_memory_limit_bytes".to_owned(),
         "herald_events_read".to_owned(),
         "herald_replays".to_owned(),
         "herald_auth_failures".to_owned(),

@@ -328,3 +328,62 @@ async fn a_gateway_whose_database_is_refused_later_stays_and_says_so() {
     assert_eq!(content(&socket.events(1).await.0[0]), "meanwhile");
     process.ready().await;
 }
+
+#[tokio::test]
+async fn a_gateway_that_is_short_of_memory_takes_nobody_in_and_serves_those_who_are_there() {
+    /// As much of a request's headers as the gateway keeps of one that does not come to its end.
+    const HEADERS_BYTES: usize = 60_000;
+    /// Far more than fit into the limit.
+    const MANY: usize = 4_000;
+    let database = Database::empty().await;
+    let person = prepared(&database.url()).await;
+    // The least that is taken is told with what is wrong.
+    let mut refused = Process::serve(&database.url(), &[("HERALD_MEMORY_LIMIT", "1MiB")]);
+    assert_eq!(refused.ended().await.code(), Some(64));
+    assert!(
+        refused.log().contains("HERALD_MEMORY_LIMIT: "),
+        "{}",
+        refused.log()
+    );
+
+    let variables = [
+        ("HERALD_MEMORY_LIMIT", "96MiB"),
+        ("HERALD_HANDSHAKE_DEADLINE", "10m"),
+    ];
+    let process = Process::serve(&database.url(), &variables);
+    let address = process.ready().await;
+    let (mut socket, _) = Socket::connect(address, &token(person), None).await;
+    let headers = format!(
+        "GET /healthz HTTP/1.1\r\nX-Ballast: {}",
+        "x".repeat(HEADERS_BYTES)
+    );
+    let mut waiting = Vec::new();
+    let answer = loop {
+        assert!(waiting.len() < MANY, "memory without end: {}", process.log());
+        for _ in 0..20 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            // A connection that is refused may be closed before all is written.
+            let _written = stream.write_all(headers.as_bytes()).await;
+            waiting.push(stream);
+        }
+        let answer = fetch(address, "/healthz").await;
+        if answer.status != 200 {
+            break answer;
+        }
+    };
+    assert!(answer.problem(503).contains("memory"), "{answer:?}");
+    assert_eq!(answer.header("retry-after"), Some("1"), "{answer:?}");
+    assert!(
+        process.log().contains("as much memory as it may have"),
+        "{}",
+        process.log()
+    );
+    write(&database.url(), person, "undisturbed").await;
+    assert_eq!(content(&socket.events(1).await.0[0]), "undisturbed");
+    // Whether or not the allocator gives back what they took.
+    drop(waiting);
+    until("connections to be taken in again", async || {
+        fetch(address, "/healthz").await.status == 200
+    })
+    .await;
+}

@@ -24,7 +24,7 @@ use super::Problem;
 use crate::metrics::Metrics;
 
 /// What is counted when an address has too many connections.
-const REASON: &str = "too_many_connections_of_address";
+pub(super) const REASON: &str = "too_many_connections_of_address";
 
 /// Whose word about addresses is taken, and how much may be open from each.
 #[derive(Clone, Debug)]
@@ -94,10 +94,6 @@ impl Addresses {
         let values: Vec<&[u8]> = values.iter().map(http::HeaderValue::as_bytes).collect();
         self.trusted_proxies.client(peer, self.header, values.into_iter())
     }
-
-    pub(super) fn count_refusal(&self) {
-        self.metrics.refuse(REASON);
-    }
 }
 
 /// Takes a place for a request that came through a trusted proxy, and names its client in the log.
@@ -114,7 +110,7 @@ pub(super) async fn admit(
     };
     tracing::Span::current().record("client", tracing::field::display(client));
     let Ok(place) = addresses.places.take(client) else {
-        addresses.count_refusal();
+        addresses.metrics.refuse(REASON);
         return Err(Problem::too_many_connections_of_address());
     };
     let place = Arc::new(place);
