@@ -46,7 +46,7 @@ fn token_check(criterion: &mut Criterion) {
         .collect();
     fs::write(&file, json!({"keys": jwks}).to_string()).unwrap();
     let config = AuthConfig {
-        secret: Some(Secret::new(SECRET).unwrap()),
+        secrets: Some(Secret::new(SECRET).unwrap().into()),
         jwks: Some(JwksSource::File(file)),
         ..AuthConfig::default()
     };

@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod memory;
 pub mod metrics;
 pub mod quota;
+pub mod secret_file;
 pub mod tasks;
 pub mod types;
 

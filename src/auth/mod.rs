@@ -16,6 +16,7 @@ mod credentials;
 mod issue;
 mod jwks;
 mod secret;
+mod shared_secrets;
 mod verifier;
 
 use std::{fmt, time::SystemTime};
@@ -27,6 +28,7 @@ pub use self::{
     issue::{IssueError, issue},
     jwks::{JwksError, JwksSource, KeySet},
     secret::{SECRET_BYTES_MIN, Secret, SecretTooShort},
+    shared_secrets::{SecretsError, SharedSecrets},
     verifier::{AuthConfig, AuthConfigError, JwksTiming, Verifier},
 };
 

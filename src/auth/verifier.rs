@@ -16,8 +16,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    AuthError, Identity, JwksError, JwksSource, KeySet, Secret, Token,
+    AuthError, Identity, JwksError, JwksSource, KeySet, SharedSecrets, Token,
     jwks::{Jwks, Lookup},
+    shared_secrets::SharedKeys,
 };
 use crate::{tasks::Tasks, types::UserId};
 
@@ -32,8 +33,8 @@ const EXPIRY_SECONDS_MAX: u64 = 253_402_300_799;
 /// How tokens are checked.
 #[derive(Clone, Debug, Default)]
 pub struct AuthConfig {
-    /// The shared secret; with it HS256 is accepted.
-    pub secret: Option<Secret>,
+    /// The shared secrets; with them HS256 is accepted.
+    pub secrets: Option<SharedSecrets>,
     /// Where public keys come from; with them RS256, ES256 and EdDSA are accepted, as far as there are keys.
     pub jwks: Option<JwksSource>,
     /// What `aud` has to be or to contain, if set.
@@ -47,6 +48,8 @@ pub struct AuthConfig {
 /// When keys are read again, and how long anyone waits for that.
 #[derive(Clone, Copy, Debug)]
 pub struct JwksTiming {
+    /// Between two readings of a file of shared secrets.
+    pub secrets_interval: Duration,
     /// Between two readings of a file.
     pub file_interval: Duration,
     /// Between two fetches from a URL.
@@ -67,6 +70,8 @@ pub struct JwksTiming {
 impl Default for JwksTiming {
     fn default() -> Self {
         Self {
+            // Whoever puts a new secret beside the old one should not have to wait before it is used.
+            secrets_interval: Duration::from_secs(2),
             file_interval: Duration::from_secs(30),
             url_interval: Duration::from_secs(300),
             demand_interval: Duration::from_secs(10),
@@ -97,7 +102,7 @@ pub struct Verifier {
 
 #[derive(Debug)]
 struct Shared {
-    secret: Option<DecodingKey>,
+    secrets: Option<SharedKeys>,
     jwks: Option<Jwks>,
     audience: Option<String>,
     issuer: Option<String>,
@@ -115,18 +120,18 @@ impl Verifier {
     /// # Cancel safety
     /// Safe: nothing is started before the last await.
     pub async fn start(config: AuthConfig, tasks: &Tasks) -> Result<Self, AuthConfigError> {
-        if config.secret.is_none() && config.jwks.is_none() {
+        if config.secrets.is_none() && config.jwks.is_none() {
             return Err(AuthConfigError::NoKeys);
         }
         let jwks = match config.jwks {
             Some(source) => Some(Jwks::start(source, config.timing, tasks).await?),
             None => None,
         };
-        let secret = config
-            .secret
-            .map(|secret| DecodingKey::from_secret(secret.as_bytes()));
+        let secrets = config
+            .secrets
+            .map(|secrets| SharedKeys::start(secrets, config.timing.secrets_interval, tasks));
         let shared = Shared {
-            secret,
+            secrets,
             jwks,
             audience: config.audience,
             issuer: config.issuer,
@@ -188,8 +193,8 @@ impl Verifier {
         };
         // The algorithm decides which keys are looked at, and no key is ever looked at for two algorithms: a public key
         // cannot be taken for the shared secret.
-        match (algorithm, &self.shared.secret, &self.shared.jwks) {
-            (Algorithm::HS256, Some(secret), _) => check(parts, secret, algorithm),
+        match (algorithm, &self.shared.secrets, &self.shared.jwks) {
+            (Algorithm::HS256, Some(secrets), _) => check_each(parts, secrets.load().iter(), algorithm),
             (Algorithm::HS256, None, _) | (_, _, None) => Err(AuthError::UnsupportedAlgorithm),
             (_, _, Some(jwks)) => {
                 let keys = jwks.keys()?;
@@ -373,17 +378,24 @@ fn verify_with(
     match keys.candidates(algorithm, kid) {
         Lookup::OtherAlgorithm => Err(AuthError::UnsupportedAlgorithm),
         Lookup::Unknown => Err(AuthError::UnknownKey),
-        Lookup::Keys(candidates) => {
-            let mut answer = Err(AuthError::UnknownKey);
-            for key in candidates {
-                answer = check(parts, key, algorithm);
-                if answer != Err(AuthError::BadSignature) {
-                    break;
-                }
-            }
-            answer
+        Lookup::Keys(candidates) => check_each(parts, candidates.into_iter(), algorithm),
+    }
+}
+
+/// Whether one of the keys has signed the token.
+fn check_each<'a>(
+    parts: &Parts<'_>,
+    keys: impl Iterator<Item = &'a DecodingKey>,
+    algorithm: Algorithm,
+) -> Result<(), AuthError> {
+    let mut answer = Err(AuthError::UnknownKey);
+    for key in keys {
+        answer = check(parts, key, algorithm);
+        if answer != Err(AuthError::BadSignature) {
+            break;
         }
     }
+    answer
 }
 
 fn check(parts: &Parts<'_>, key: &DecodingKey, algorithm: Algorithm) -> Result<(), AuthError> {
@@ -434,7 +446,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::auth::issue;
+    use crate::auth::{Secret, issue};
 
     const SECRET: &str = "a secret of the tests, which is long enough";
     const USER: &str = "8a6e0804-2bd0-4672-b79d-d97027f9071a";
@@ -447,7 +459,7 @@ mod tests {
 
     async fn verifier(audience: Option<&str>, issuer: Option<&str>) -> Verifier {
         let config = AuthConfig {
-            secret: Some(secret()),
+            secrets: Some(secret().into()),
             audience: audience.map(str::to_owned),
             issuer: issuer.map(str::to_owned),
             ..AuthConfig::default()

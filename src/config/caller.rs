@@ -52,12 +52,12 @@ fn signer(jwt: JwtFlags, user: Option<UserId>, mistakes: &mut Mistakes) -> Optio
         mistakes.note(SECRET_VARIABLE, what);
     }
     let JwtSettings {
-        secret,
+        secrets,
         audience,
         issuer,
     } = jwt.check(mistakes);
     Some(Signer {
-        secret: secret?,
+        secret: secrets?.first().clone(),
         user: user?,
         audience,
         issuer,

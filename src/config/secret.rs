@@ -3,17 +3,10 @@
 //! A variable is seen by whoever may look into the process and by all that it starts, and turns up in the reports of orchestrators. Docker's and
 //! Kubernetes's secrets and systemd's credentials are files.
 
-use std::{
-    ffi::OsString,
-    fs::File,
-    io::{self, Read},
-    path::Path,
-};
+use std::{ffi::OsString, path::PathBuf};
 
 use super::Mistakes;
-
-/// The most bytes of a file with a secret. A connection string with all its parameters has a few hundred.
-const FILE_BYTES_MAX: u64 = 64 * 1024;
+use crate::secret_file;
 
 /// What was given for a setting that holds a secret.
 #[derive(PartialEq, Eq)]
@@ -26,68 +19,71 @@ pub(super) enum Given {
     Secret(String),
 }
 
+/// Where a secret stands.
+pub(super) enum Place {
+    /// Nowhere.
+    Nowhere,
+    /// In two places at once, which has been noted.
+    Both,
+    /// In the setting itself.
+    Typed(String),
+    /// In a file, whose setting's name is given, too.
+    File(String, PathBuf),
+}
+
 /// Whether something was given, be it of use or not.
 pub(super) fn is_given(value: Option<&String>, file: Option<&OsString>) -> bool {
     value.is_some_and(|value| !value.is_empty()) || file.is_some_and(|file| !file.is_empty())
 }
 
-/// Takes a secret as it was typed, or reads the file that was named in its place by the variable of the same name with `_FILE`
-/// behind it. One line's end behind the secret is not part of it. Notes what is wrong.
-pub(super) fn read(
+/// Finds a secret: as it was typed, or in the file that was named in its place by the variable of the same name with `_FILE` behind
+/// it. Notes if it is both.
+pub(super) fn place(
     setting: &str,
     value: Option<String>,
     file: Option<OsString>,
     mistakes: &mut Mistakes,
-) -> Given {
+) -> Place {
     let (value, file) = (
         value.filter(|value| !value.is_empty()),
         file.filter(|file| !file.is_empty()),
     );
     let file_setting = format!("{setting}_FILE");
     match (value, file) {
-        (None, None) => Given::Nothing,
-        (Some(secret), None) => Given::Secret(secret),
+        (None, None) => Place::Nowhere,
+        (Some(secret), None) => Place::Typed(secret),
+        (None, Some(file)) => Place::File(file_setting, file.into()),
         (Some(_), Some(_)) => {
             mistakes.note(
                 &file_setting,
                 format_args!("set, and {setting} is, too; give one of them"),
             );
-            Given::Wrong
+            Place::Both
         }
-        (None, Some(file)) => mistakes
-            .check(&file_setting, content(Path::new(&file)))
+    }
+}
+
+/// Takes a secret as it was typed, or reads its file. One line's end behind the secret is not part of it. Notes what is wrong.
+pub(super) fn read(
+    setting: &str,
+    value: Option<String>,
+    file: Option<OsString>,
+    mistakes: &mut Mistakes,
+) -> Given {
+    match place(setting, value, file, mistakes) {
+        Place::Nowhere => Given::Nothing,
+        Place::Both => Given::Wrong,
+        Place::Typed(secret) => Given::Secret(secret),
+        Place::File(setting, file) => mistakes
+            .check(&setting, secret_file::read(&file))
             .map_or(Given::Wrong, Given::Secret),
     }
 }
 
-fn content(path: &Path) -> Result<String, String> {
-    let shown = path.display();
-    let unreadable = |error: io::Error| format!("{shown} cannot be read: {error}");
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-        .map_err(unreadable)?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length > FILE_BYTES_MAX) {
-        return Err(format!(
-            "{shown} is larger than {FILE_BYTES_MAX} bytes; it should hold the secret alone"
-        ));
-    }
-    let mut text =
-        String::from_utf8(bytes).map_err(|_| format!("{shown} is not UTF-8; it should hold text alone"))?;
-    if text.ends_with('\n') {
-        text.truncate(text.len() - 1);
-        if text.ends_with('\r') {
-            text.truncate(text.len() - 1);
-        }
-    }
-    if text.is_empty() {
-        return Err(format!("{shown} is empty; write the secret into it"));
-    }
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn told(value: Option<&str>, file: Option<&Path>) -> Result<Option<String>, String> {

@@ -319,7 +319,7 @@ fn check_auth(jwt: JwtFlags, jwks: Option<String>, mistakes: &mut Mistakes) -> O
     }
     let (audience, issuer) = (jwt.audience, jwt.issuer);
     Some(AuthConfig {
-        secret: jwt.secret,
+        secrets: jwt.secrets,
         jwks,
         audience,
         issuer,
@@ -411,7 +411,7 @@ mod tests {
             &format!("--jwt-secret-file={secret}"),
         ])
         .unwrap();
-        assert!(config.app.auth.secret.is_some());
+        assert!(config.app.auth.secrets.is_some());
 
         let told = check(&[
             "--database-url-file=/nowhere/url",

@@ -7,9 +7,12 @@ use uuid::Uuid;
 
 use super::{
     Mistakes, quantity,
-    secret::{self, Given},
+    secret::{self, Place},
 };
-use crate::{auth::Secret, types::UserId};
+use crate::{
+    auth::{Secret, SharedSecrets},
+    types::UserId,
+};
 
 /// The variable of the shared secret.
 pub const SECRET_VARIABLE: &str = "HERALD_JWT_SECRET";
@@ -20,7 +23,8 @@ pub struct JwtFlags {
     /// Shared secret of HS256 tokens, at least 32 bytes. Prefer the variable: a flag is seen by everyone on the machine.
     #[arg(long, env = SECRET_VARIABLE, hide_env_values = true, value_name = "SECRET")]
     pub jwt_secret: Option<String>,
-    /// A file with that secret, in place of it.
+    /// A file with that secret, in place of it, or with several of them, one in each line: the first one signs, and all are accepted. The gateway
+    /// reads it again every 2 s.
     #[arg(long, env = "HERALD_JWT_SECRET_FILE", value_name = "FILE")]
     pub jwt_secret_file: Option<OsString>,
     /// Audience (`aud`) that tokens must have.
@@ -34,8 +38,8 @@ pub struct JwtFlags {
 /// [`JwtFlags`], checked. A variable that is set to nothing counts as not set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JwtSettings {
-    /// The shared secret, if there is one.
-    pub secret: Option<Secret>,
+    /// The shared secrets, if there are any.
+    pub secrets: Option<SharedSecrets>,
     /// The audience, if it is checked.
     pub audience: Option<String>,
     /// The issuer, if it is checked.
@@ -51,13 +55,15 @@ impl JwtFlags {
     /// Notes what is wrong, and answers the rest.
     pub fn check(self, mistakes: &mut Mistakes) -> JwtSettings {
         let set = |value: Option<String>| value.filter(|value| !value.is_empty());
-        let given = secret::read(SECRET_VARIABLE, self.jwt_secret, self.jwt_secret_file, mistakes);
-        let secret = match given {
-            Given::Secret(secret) => mistakes.check(SECRET_VARIABLE, Secret::new(secret)),
-            Given::Nothing | Given::Wrong => None,
+        let secrets = match secret::place(SECRET_VARIABLE, self.jwt_secret, self.jwt_secret_file, mistakes) {
+            Place::Typed(secret) => mistakes
+                .check(SECRET_VARIABLE, Secret::new(secret))
+                .map(SharedSecrets::from),
+            Place::File(setting, file) => mistakes.check(&setting, SharedSecrets::open(&file)),
+            Place::Nowhere | Place::Both => None,
         };
         JwtSettings {
-            secret,
+            secrets,
             audience: set(self.jwt_audience),
             issuer: set(self.jwt_issuer),
         }
@@ -109,17 +115,17 @@ impl TokenFlags {
             );
         }
         let JwtSettings {
-            secret,
+            secrets,
             audience,
             issuer,
         } = self.jwt.check(&mut mistakes);
-        let (Some(user), Some(lifetime), Some(secret)) = (user, lifetime, secret) else {
+        let (Some(user), Some(lifetime), Some(secrets)) = (user, lifetime, secrets) else {
             return Err(mistakes);
         };
         Ok(TokenSettings {
             user,
             lifetime,
-            secret,
+            secret: secrets.first().clone(),
             audience,
             issuer,
         })

@@ -110,7 +110,11 @@ mod tests {
         let settings = Settings::parse("postgres://localhost/none").unwrap();
         let pool = pool(&settings, 1, AT_MOST).unwrap();
         let auth = AuthConfig {
-            secret: Some(Secret::new("a secret that is long enough for HS256").unwrap()),
+            secrets: Some(
+                Secret::new("a secret that is long enough for HS256")
+                    .unwrap()
+                    .into(),
+            ),
             ..AuthConfig::default()
         };
         let hub = Arc::new(Hub::new(1, Arc::new(Metrics::new())));

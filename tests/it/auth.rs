@@ -96,7 +96,7 @@ async fn a_public_key_is_never_taken_for_the_shared_secret() {
         (None, AuthError::UnsupportedAlgorithm),
         (Some(SECRET), AuthError::BadSignature),
     ] {
-        config.secret = secret.map(|secret| Secret::new(secret).unwrap());
+        config.secrets = secret.map(|secret| Secret::new(secret).unwrap().into());
         let verifier = Verifier::start(config.clone(), &source.tasks).await.unwrap();
         verifier.authenticate(&rsa.token()).await.unwrap();
         for key in &public {
@@ -466,7 +466,7 @@ async fn herald_token_prints_a_token_that_the_same_settings_accept() {
     assert!(made.stderr.is_empty(), "{made:?}");
     let printed = String::from_utf8(made.stdout).unwrap();
     let config = AuthConfig {
-        secret: Some(Secret::new(SECRET).unwrap()),
+        secrets: Some(Secret::new(SECRET).unwrap().into()),
         audience: Some("chat".to_owned()),
         issuer: Some("herald".to_owned()),
         ..AuthConfig::default()
@@ -495,6 +495,7 @@ async fn herald_token_prints_a_token_that_the_same_settings_accept() {
 /// No reading happens by itself, and everything that is waited for may take its time.
 fn quiet() -> JwksTiming {
     JwksTiming {
+        secrets_interval: NEVER,
         file_interval: NEVER,
         url_interval: NEVER,
         demand_interval: NEVER,

@@ -35,6 +35,7 @@ mod plans;
 mod postgres_tls;
 mod process;
 mod processes;
+mod secrets;
 mod send;
 mod sessions;
 mod supabase;

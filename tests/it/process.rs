@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// A database with Herald in it and one person.
-async fn prepared(url: &str) -> UserId {
+pub(crate) async fn prepared(url: &str) -> UserId {
     execute(url, APPLICATION).await;
     migrate(url).await;
     let person = Uuid::new_v4();
@@ -44,7 +44,7 @@ async fn prepared(url: &str) -> UserId {
     UserId(person)
 }
 
-async fn write(url: &str, person: UserId, text: &str) {
+pub(crate) async fn write(url: &str, person: UserId, text: &str) {
     let insert = "insert into public.messages (sender_id, receiver_id, content)";
     execute(
         url,

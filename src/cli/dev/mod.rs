@@ -280,7 +280,7 @@ impl Demo {
     fn gateway(&self, listener: TcpListener, stopping: CancellationToken) -> Result<Gateway, DevError> {
         let secret = Secret::new(self.jwt_secret()?)?;
         let auth = AuthConfig {
-            secret: Some(secret.clone()),
+            secrets: Some(secret.clone().into()),
             ..AuthConfig::default()
         };
         let database = Settings::parse(&self.cluster.url(demo::DATABASE))?;

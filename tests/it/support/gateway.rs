@@ -38,7 +38,7 @@ pub(crate) fn token_for(user: UserId, lifetime: Duration) -> String {
 /// The settings of a gateway on this database.
 pub(crate) fn config(url: &str) -> AppConfig {
     let auth = AuthConfig {
-        secret: Some(Secret::new(SECRET).unwrap()),
+        secrets: Some(Secret::new(SECRET).unwrap().into()),
         ..AuthConfig::default()
     };
     AppConfig::with_defaults(Settings::parse(url).unwrap(), auth)

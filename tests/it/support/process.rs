@@ -91,8 +91,14 @@ impl Process {
     }
 }
 
+/// In either format of the log.
 fn listening(line: &str) -> Option<SocketAddr> {
-    let line: Value = serde_json::from_str(line).ok()?;
-    let tells = line["message"] == "the gateway is running";
-    tells.then(|| line["address"].as_str().unwrap().parse().unwrap())
+    if !line.contains("the gateway is running") {
+        return None;
+    }
+    let address = match serde_json::from_str::<Value>(line) {
+        Ok(line) => line["address"].as_str()?.to_owned(),
+        Err(_) => line.split("address=").nth(1)?.split(' ').next()?.to_owned(),
+    };
+    Some(address.parse().unwrap())
 }
