@@ -117,6 +117,8 @@ async fn a_browser_goes_on_where_it_was_and_what_it_brings_itself_is_newer_than_
     let newer = source.events(1).await.1.unwrap();
     drop(source);
     scene.write(alice, alice, "second").await;
+    // Were the feed still on its way, the rest would come live, from a position that may be newer than the one brought.
+    scene.caught_up().await;
 
     let (mut source, ready) = EventSource::connect(address, &user, Some(&newer)).await;
     assert_eq!(

@@ -257,11 +257,12 @@ async fn the_view_is_asked_once_a_batch_however_many_sessions_there_are() {
         for user in users.iter().cycle().take(100) {
             sockets.push(Socket::connect(gateway.address(), &token(*user), None).await.0);
         }
+        // From here on it reads when it is rung for, and no more.
+        gateway.asleep().await;
         client
             .batch_execute("select pg_stat_statements_reset()")
             .await
             .unwrap();
-        gateway.asleep().await;
         let reads_before = gateway.metric("feed_reads_total");
         for batch in 1..=BATCHES {
             // Everybody writes to everybody else.
