@@ -69,8 +69,8 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $herald$
   select 'warning', format('row-level security on public.%s', relation), format(
-           'it applies to role %s; a gateway that connects as this role would miss rows: let it connect as a role with BYPASSRLS, '
-           'or as the owner without FORCE ROW LEVEL SECURITY', current_user)
+           'it applies to role %s; a gateway that connects as this role would miss rows: let it connect as the role that '
+           'herald migrate --gateway-role makes', current_user)
     from unnest(array['messages', 'profiles', 'products']) as relation
    where to_regclass('public.' || relation) is not null and row_security_active('public.' || relation)
 $herald$;

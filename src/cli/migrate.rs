@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 use super::{EXIT_USAGE, fail};
 use crate::{
     config::migrate::{Direction, Migrate, MigrateFlags},
-    migrate::{self, Report, SCHEMA_VERSION},
+    migrate::{self, GatewayRole, MigrateError, Report, SCHEMA_VERSION},
     postgres::{ConnectError, Failure, Settings, connect},
     tasks::Tasks,
 };
@@ -26,8 +26,11 @@ pub(super) fn run(flags: MigrateFlags) -> ExitCode {
         Err(mistakes) => return fail("migrate", &mistakes, EXIT_USAGE),
     };
     match settings {
-        Migrate::Print(direction) => print(&match direction {
-            Direction::Install => migrate::script(),
+        Migrate::Print(direction, gateway_role) => print(&match direction {
+            Direction::Install => {
+                let role = gateway_role.as_ref().map(migrate::gateway_role_script);
+                migrate::script() + &role.unwrap_or_default()
+            }
             Direction::Uninstall => migrate::uninstall_script(),
         }),
         Migrate::Run {
@@ -35,6 +38,7 @@ pub(super) fn run(flags: MigrateFlags) -> ExitCode {
             setting,
             database_url,
             patience,
+            gateway_role,
         } => {
             let settings = match Settings::parse(&database_url) {
                 Ok(settings) => settings,
@@ -44,12 +48,22 @@ pub(super) fn run(flags: MigrateFlags) -> ExitCode {
                 Ok(runtime) => runtime,
                 Err(error) => return fail("migrate", &format!("the runtime cannot start: {error}"), 1),
             };
-            runtime.block_on(migrate_database(direction, &settings, patience))
+            runtime.block_on(migrate_database(
+                direction,
+                &settings,
+                gateway_role.as_ref(),
+                patience,
+            ))
         }
     }
 }
 
-async fn migrate_database(direction: Direction, settings: &Settings, patience: Duration) -> ExitCode {
+async fn migrate_database(
+    direction: Direction,
+    settings: &Settings,
+    gateway_role: Option<&GatewayRole>,
+    patience: Duration,
+) -> ExitCode {
     let tasks = Tasks::new();
     let mut client = match open(settings, &tasks).await {
         Ok(client) => client,
@@ -58,13 +72,25 @@ async fn migrate_database(direction: Direction, settings: &Settings, patience: D
         }
     };
     let result = match direction {
-        Direction::Install => migrate::install(&mut client, patience).await,
+        Direction::Install => install(&mut client, gateway_role, patience).await,
         Direction::Uninstall => migrate::uninstall(&mut client, patience).await,
     };
     match result {
         Ok(report) => print(&summary(&report, direction)),
         Err(error) => fail("migrate", &error, 1),
     }
+}
+
+async fn install(
+    client: &mut Client,
+    gateway_role: Option<&GatewayRole>,
+    patience: Duration,
+) -> Result<Report, MigrateError> {
+    let mut report = migrate::install(client, patience).await?;
+    if let Some(role) = gateway_role {
+        report.append(migrate::install_gateway_role(client, role, patience).await?);
+    }
+    Ok(report)
 }
 
 async fn open(settings: &Settings, tasks: &Tasks) -> Result<Client, ConnectError> {

@@ -6,6 +6,7 @@ use super::{
     Mistakes, quantity,
     secret::{self, Given},
 };
+use crate::migrate::GatewayRole;
 
 /// The flags of `herald migrate` as typed.
 #[derive(clap::Args)]
@@ -49,6 +50,20 @@ pub struct MigrateFlags {
     #[arg(long, env = "HERALD_MIGRATE_PATIENCE", default_value = "2m", value_parser = quantity::duration, global = true)]
     patience: Duration,
 
+    /// The role to make for the gateway, with the least rights that it needs; one that is there is granted what it lacks. By default none
+    /// is made, and the gateway connects as the owner.
+    #[arg(long, env = "HERALD_GATEWAY_ROLE", value_name = "ROLE")]
+    gateway_role: Option<String>,
+
+    /// The role that the gateway takes on for the user who calls the HTTP API, of which its own becomes a member; empty for none.
+    #[arg(
+        long,
+        env = "HERALD_DB_ROLE",
+        default_value = "authenticated",
+        value_name = "ROLE"
+    )]
+    db_role: String,
+
     /// Print the SQL, as a script for psql that installs into a database without Herald (with `uninstall`: that removes
     /// it), and stop. No database is asked or changed.
     #[arg(long, global = true)]
@@ -77,7 +92,7 @@ pub enum Direction {
 /// The settings of `herald migrate`, checked.
 pub enum Migrate {
     /// Show the SQL.
-    Print(Direction),
+    Print(Direction, Option<GatewayRole>),
     /// Run it.
     Run {
         /// Installing or removing.
@@ -88,6 +103,8 @@ pub enum Migrate {
         database_url: String,
         /// The bound of each single wait.
         patience: Duration,
+        /// The role to make, or to complete, when installing.
+        gateway_role: Option<GatewayRole>,
     },
 }
 
@@ -101,8 +118,13 @@ impl MigrateFlags {
             None => Direction::Install,
             Some(Action::Uninstall) => Direction::Uninstall,
         };
+        let of_users = self.db_role;
+        let gateway_role = self
+            .gateway_role
+            .filter(|name| !name.is_empty() && direction == Direction::Install)
+            .map(|name| GatewayRole { name, of_users });
         if self.print {
-            return Ok(Migrate::Print(direction));
+            return Ok(Migrate::Print(direction, gateway_role));
         }
         let mut mistakes = Mistakes::none();
         // A variable that is set to nothing is as good as unset.
@@ -124,6 +146,7 @@ impl MigrateFlags {
                         setting,
                         database_url,
                         patience: self.patience,
+                        gateway_role,
                     });
                 }
             }
@@ -151,7 +174,11 @@ impl std::fmt::Debug for MigrateFlags {
 impl std::fmt::Debug for Migrate {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Print(direction) => formatter.debug_tuple("Print").field(direction).finish(),
+            Self::Print(direction, role) => formatter
+                .debug_tuple("Print")
+                .field(direction)
+                .field(role)
+                .finish(),
             Self::Run {
                 direction, patience, ..
             } => formatter
@@ -174,6 +201,8 @@ mod tests {
             database_url_file: None,
             feed_database_url_file: None,
             patience: Duration::from_secs(1),
+            gateway_role: None,
+            db_role: "authenticated".to_owned(),
             print: false,
             action: None,
         }
@@ -186,7 +215,7 @@ mod tests {
                 database_url,
                 ..
             } => (setting, database_url),
-            Migrate::Print(_) => unreachable!("nothing is to be printed"),
+            Migrate::Print(..) => unreachable!("nothing is to be printed"),
         }
     }
 

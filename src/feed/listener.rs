@@ -343,7 +343,7 @@ impl Feed {
             tracing::warn!(
                 %database,
                 "row-level security applies to the feed's role: messages that its policies hide are not delivered; \
-                 connect as the owner of public.messages or as a role with BYPASSRLS"
+                 connect as the role that `herald migrate --gateway-role` makes, or as the owner of public.messages"
             );
         }
         let unwatched: Option<&str> = row.try_get("unwatched").map_err(|_| FeedError::Bookkeeping)?;
@@ -513,7 +513,13 @@ const GREETING: &str = "select herald.epoch() as epoch, state.schema_version, st
        pg_catalog.pg_current_snapshot()::text as now, herald.current_life() as life, \
        'herald.log'::pg_catalog.regclass::oid as log, \
        pg_catalog.current_setting('track_commit_timestamp') = 'on' as commit_times, \
-       pg_catalog.row_security_active('public.messages') as filtered, \
+       pg_catalog.row_security_active('public.messages') and (\
+         not exists (select from pg_catalog.pg_policy \
+           where polrelid = 'public.messages'::pg_catalog.regclass and polname = 'herald_gateway' \
+             and polroles @> array[(select oid from pg_catalog.pg_roles where rolname = current_user)]) \
+         or exists (select from pg_catalog.pg_policy, pg_catalog.unnest(polroles) as role \
+           where polrelid = 'public.messages'::pg_catalog.regclass and polcmd in ('*', 'r') and not polpermissive \
+             and (role = 0 or pg_catalog.pg_has_role(role, 'usage')))) as filtered, \
        (select pg_catalog.string_agg(relation::text, ', ') from herald.unwatched() as relation) as unwatched \
      from herald.state";
 

@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{Client, GenericClient, IsolationLevel, Transaction, error::SqlState};
+use tokio_postgres::{Client, GenericClient, IsolationLevel, Row, Transaction, error::SqlState};
 
 mod error;
 mod report;
@@ -23,7 +23,7 @@ mod turn;
 
 pub use error::{Blocker, MigrateError};
 pub use report::{Item, Outcome, Report};
-pub use script::{script, uninstall_script};
+pub use script::{gateway_role_script, script, uninstall_script};
 
 use turn::{Attempts, Wanted};
 
@@ -46,6 +46,32 @@ const INDEX_ROUNDS: usize = 5;
 pub async fn install(client: &mut Client, patience: Duration) -> Result<Report, MigrateError> {
     turn::take(client, patience).await?;
     let result = install_alone(client, patience).await;
+    leave_after(client, result).await
+}
+
+/// The role that a gateway works as, and whose rights it takes on for its users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayRole {
+    /// Made if it is not there.
+    pub name: String,
+    /// The role of the users who call; empty if the gateway takes none on (`HERALD_DB_ROLE`).
+    pub of_users: String,
+}
+
+/// Makes the least role that a gateway needs, or grants one what it lacks. Herald has been installed. `patience` is as with [`install`].
+///
+/// # Errors
+/// See [`MigrateError`]. [`MigrateError::Database`] also tells when whoever migrates may make no role, or owns too little.
+///
+/// # Cancel safety
+/// Dropped, it changes nothing. The session may keep the advisory lock, so close it.
+pub async fn install_gateway_role(
+    client: &mut Client,
+    role: &GatewayRole,
+    patience: Duration,
+) -> Result<Report, MigrateError> {
+    turn::take(client, patience).await?;
+    let result = in_brief(client, Step::GatewayRole(role), patience).await;
     leave_after(client, result).await
 }
 
@@ -122,13 +148,14 @@ enum Step<'a> {
     Unlink,
     DropSchema,
     Index(&'a str),
+    GatewayRole(&'a GatewayRole),
 }
 
 impl Step<'_> {
     const fn wanted(self) -> Wanted {
         match self {
             Self::Install => Wanted::NoWriters,
-            Self::Unlink | Self::DropSchema | Self::Index(_) => Wanted::Alone,
+            Self::Unlink | Self::DropSchema | Self::Index(_) | Self::GatewayRole(_) => Wanted::Alone,
         }
     }
 }
@@ -180,6 +207,17 @@ async fn attempt(client: &mut Client, step: Step<'_>) -> Result<Report, tokio_po
             transaction.batch_execute(statement).await?;
             report.add(outcome_of(statement), statement, None);
         }
+        Step::GatewayRole(role) => {
+            transaction.batch_execute(script::GATEWAY_ROLE).await?;
+            transaction.batch_execute(script::PRIVATE).await?;
+            let rows = transaction
+                .query(
+                    "select outcome, subject, note from herald.install_gateway_role($1::text, $2::text)",
+                    &[&role.name, &role.of_users],
+                )
+                .await?;
+            note(&rows, &mut report);
+        }
     }
     transaction.commit().await?;
     Ok(report)
@@ -221,11 +259,15 @@ async fn call(
         let rows = transaction
             .query(&format!("select outcome, subject, note from {function}"), &[])
             .await?;
-        for row in rows {
-            report.add(Outcome::parse(row.get(0)), row.get::<_, String>(1), row.get(2));
-        }
+        note(&rows, report);
     }
     Ok(())
+}
+
+fn note(rows: &[Row], report: &mut Report) {
+    for row in rows {
+        report.add(Outcome::parse(row.get(0)), row.get::<_, String>(1), row.get(2));
+    }
 }
 
 /// Asks what is left to do for the indexes and does it, until nothing is left.

@@ -43,7 +43,8 @@ impl Report {
         });
     }
 
-    pub(super) fn append(&mut self, mut later: Self) {
+    /// Adds what a later step did.
+    pub fn append(&mut self, mut later: Self) {
         self.items.append(&mut later.items);
     }
 

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::SCHEMA_VERSION;
+use super::{GatewayRole, SCHEMA_VERSION};
 
 /// Raises error `HR001` with all that keeps Herald from being installed.
 pub(super) const CHECK: &str = include_str!("../../sql/check.sql");
@@ -31,8 +31,14 @@ const PREVIEWS_QUERY: &str = concat!(
     "$query$::text\n$herald$;\n",
 );
 
+/// Takes from everybody what functions are open to everybody with.
+pub(super) const PRIVATE: &str = include_str!("../../sql/private.sql");
+
+/// What makes the role of the gateway. It is also run by itself: where a version was installed before a role was asked for.
+pub(super) const GATEWAY_ROLE: &str = include_str!("../../sql/gateway_role.sql");
+
 /// The functions, which are replaced as a whole with every version.
-pub(super) const FUNCTIONS: [&str; 11] = [
+pub(super) const FUNCTIONS: [&str; 12] = [
     include_str!("../../sql/life.sql"),
     include_str!("../../sql/epoch.sql"),
     include_str!("../../sql/doorbell.sql"),
@@ -42,8 +48,9 @@ pub(super) const FUNCTIONS: [&str; 11] = [
     include_str!("../../sql/functions.sql"),
     include_str!("../../sql/send.sql"),
     include_str!("../../sql/indexes.sql"),
+    GATEWAY_ROLE,
     include_str!("../../sql/uninstall.sql"),
-    include_str!("../../sql/private.sql"),
+    PRIVATE,
 ];
 
 /// What is called, after tables and functions are there, before the lock on `messages` is asked for. Each answers
@@ -64,7 +71,8 @@ pub(super) const UNDER_LOCK: [&str; 1] = ["herald.install_triggers()"];
 pub(super) const UNCHECKED_SETTINGS: &str = "set local check_function_bodies = off;\n";
 
 /// What is called under the lock that [`UNLINK`] takes.
-pub(super) const UNLINKED: [&str; 3] = [
+pub(super) const UNLINKED: [&str; 4] = [
+    "herald.remove_gateway_roles()",
     "herald.remove_triggers()",
     "herald.remove_functions()",
     "herald.remove_view()",
@@ -131,6 +139,24 @@ pub fn script() -> String {
     script
 }
 
+/// What [`super::install_gateway_role`] runs after that, as a further script for `psql`.
+pub fn gateway_role_script(role: &GatewayRole) -> String {
+    let mut script = "\n-- The role of the gateway.\nbegin;\n".to_owned();
+    script += TRANSACTION_SETTINGS;
+    let (name, of_users) = (literal(&role.name), literal(&role.of_users));
+    calls(
+        &mut script,
+        &[&format!("herald.install_gateway_role({name}, {of_users})")],
+    );
+    script += "commit;\n";
+    script
+}
+
+/// A text as SQL writes it (`standard_conforming_strings` is on by default).
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
 /// The SQL that [`super::uninstall`] runs, as a script for `psql`.
 pub fn uninstall_script() -> String {
     let mut script = header(
@@ -193,6 +219,16 @@ mod tests {
     #[test]
     fn the_tables_have_one_step_for_every_schema_version() {
         assert_eq!(TABLES.len(), usize::try_from(SCHEMA_VERSION).unwrap());
+    }
+
+    #[test]
+    fn a_role_is_made_by_the_script_whatever_its_name() {
+        let role = GatewayRole {
+            name: "o'gateway".to_owned(),
+            of_users: "authenticated".to_owned(),
+        };
+        let script = gateway_role_script(&role);
+        assert!(script.contains("herald.install_gateway_role('o''gateway', 'authenticated');"));
     }
 
     #[test]

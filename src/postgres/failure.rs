@@ -108,7 +108,9 @@ fn reason(error: &Error, settings: &Settings) -> String {
         ),
         "3D000" => format!("{address}: {told}: check the database in {variable}"),
         "42501" => {
-            format!("user {user} lacks a right in {address}: {told}: run `herald migrate`, or grant it")
+            format!(
+                "user {user} lacks a right in {address}: {told}: run `herald migrate`, with HERALD_GATEWAY_ROLE if {user} is that role, or grant it"
+            )
         }
         "42P01" | "3F000" | "42883" | "42703" => {
             format!("{address}: {told}: run `herald migrate` on this database")

@@ -152,9 +152,7 @@ async fn a_cursor_of_another_database_or_of_a_former_installation_is_of_an_unkno
     migrate::uninstall(&mut client, Duration::from_secs(30))
         .await
         .unwrap();
-    migrate::install(&mut client, Duration::from_secs(30))
-        .await
-        .unwrap();
+    gateway::migrate(&scene.database.url()).await;
     // The feed is still connected, and has nothing but its next look to notice by.
     client.batch_execute("notify herald").await.unwrap();
     // Who was connected is told to come back, since it cannot be known what went past the log meanwhile.

@@ -16,7 +16,7 @@ use crate::{
     support::{
         database::Database,
         event_source::{Came, EventSource},
-        gateway::{Gateway, config, token, token_for},
+        gateway::{Gateway, ROLE, config, token, token_for},
         http,
         scene::{Scene, content},
         socket::Socket,
@@ -93,7 +93,8 @@ async fn a_row_that_is_written_over_several_lines_stays_one_event() {
     scene
         .execute(&format!(
             "drop view public.messages_realtime_view; create view public.messages_realtime_view as \
-             select v.*, E'{{\"a\":\\n1,\\n\\n\"b\": 2}}'::json as extra from ({view}) as v"
+             select v.*, E'{{\"a\":\\n1,\\n\\n\"b\": 2}}'::json as extra from ({view}) as v; \
+             grant select on public.messages_realtime_view to {ROLE}"
         ))
         .await;
     let (mut socket, _) = scene.connect(alice).await;

@@ -10,6 +10,7 @@ use crate::support::database::Database;
 
 mod command;
 mod cousins;
+mod gateway_role;
 mod installing;
 mod live;
 mod logging;

@@ -64,7 +64,8 @@ async fn a_role_that_cannot_be_taken_is_the_operators_matter(route: Route) {
 }
 
 async fn without_a_role_the_pools_own_is_used_and_calls_stay_private(route: Route) {
-    let stage = Stage::with(route, |config| config.role = None).await;
+    let mut stage = Stage::with(route, |config| config.role = None).await;
+    crate::support::gateway::install_role(&mut stage.application, "").await;
     stage.send(stage.bob, stage.carol, None, "between us").await;
     let listed = stage.fetch(stage.alice, "/v1/conversations").await.json(200);
     assert_eq!(listed["conversations"], json!([]));

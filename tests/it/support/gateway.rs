@@ -5,13 +5,14 @@ use std::{net::SocketAddr, time::Duration};
 use herald::{
     app::{App, AppConfig},
     auth::{AuthConfig, Secret, issue},
+    dev::cluster::SUPERUSER,
     edge::acceptor,
     hub::FeedState,
-    migrate,
+    migrate::{self, GatewayRole},
     postgres::Settings,
     types::UserId,
 };
-use tokio_postgres::NoTls;
+use tokio_postgres::{Client, NoTls};
 
 use super::wait_until;
 
@@ -35,13 +36,18 @@ pub(crate) fn token_for(user: UserId, lifetime: Duration) -> String {
         .to_owned()
 }
 
+/// The same database, for the gateway's role in place of its owner.
+pub(crate) fn as_gateway(url: &str) -> String {
+    url.replacen(&format!("//{SUPERUSER}@"), &format!("//{ROLE}@"), 1)
+}
+
 /// The settings of a gateway on this database.
 pub(crate) fn config(url: &str) -> AppConfig {
     let auth = AuthConfig {
         secrets: Some(Secret::new(SECRET).unwrap().into()),
         ..AuthConfig::default()
     };
-    AppConfig::with_defaults(Settings::parse(url).unwrap(), auth)
+    AppConfig::with_defaults(Settings::parse(&as_gateway(url)).unwrap(), auth)
 }
 
 /// A running gateway.
@@ -100,14 +106,29 @@ pub(crate) fn metric_in(page: &str, name: &str) -> f64 {
     line.map_or(0.0, |value| value.parse().unwrap())
 }
 
-/// Installs Herald into a database.
+/// The role that gateways of the tests work as: the least one.
+pub(crate) const ROLE: &str = "herald_gateway";
+
+/// Installs Herald into a database, with a role for the gateway.
 pub(crate) async fn migrate(url: &str) {
     let (mut client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     let work = async move {
         migrate::install(&mut client, Duration::from_secs(30))
             .await
             .unwrap();
+        install_role(&mut client, "authenticated").await;
     };
     let ((), closed) = tokio::join!(work, connection);
     closed.unwrap();
+}
+
+/// Gives the gateway's role what it needs where users have this role, or none of their own if it is empty.
+pub(crate) async fn install_role(client: &mut Client, of_users: &str) {
+    let role = GatewayRole {
+        name: ROLE.to_owned(),
+        of_users: of_users.to_owned(),
+    };
+    migrate::install_gateway_role(client, &role, Duration::from_secs(30))
+        .await
+        .unwrap();
 }

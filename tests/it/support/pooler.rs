@@ -10,7 +10,7 @@ use herald::dev::cluster::{Cluster, SUPERUSER};
 use tempfile::TempDir;
 use tokio::{net::UnixStream, sync::OnceCell};
 
-use super::{cluster, database::AT_MOST};
+use super::{cluster, database::AT_MOST, gateway::ROLE};
 
 /// The number in the name of its socket. It listens on no port, so that no port can be taken.
 const SOCKET_NUMBER: u16 = 6432;
@@ -38,7 +38,7 @@ impl Pooler {
         let settings = folder.path().join("pgbouncer.ini");
         let own = folder.path().display();
         let text = format!(
-            "[databases]\n* = host=127.0.0.1 port={} user={SUPERUSER}\n\
+            "[databases]\n* = host=127.0.0.1 port={} user={ROLE}\n\
              [pgbouncer]\npool_mode = transaction\nauth_type = any\nlisten_addr =\nlisten_port = {SOCKET_NUMBER}\n\
              unix_socket_dir = {own}\ndefault_pool_size = 4\nmax_client_conn = 500\n",
             cluster.port()

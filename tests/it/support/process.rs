@@ -13,7 +13,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{database::AT_MOST, gateway::SECRET, http, wait_until};
+use super::{
+    database::AT_MOST,
+    gateway::{SECRET, as_gateway},
+    http, wait_until,
+};
 use crate::processes;
 
 const HERALD: &str = env!("CARGO_BIN_EXE_herald");
@@ -32,7 +36,7 @@ impl Process {
         let child = Command::new(HERALD)
             .arg("serve")
             .env_clear()
-            .env("DATABASE_URL", database)
+            .env("DATABASE_URL", as_gateway(database))
             .env("HERALD_BIND", "127.0.0.1:0")
             .env("HERALD_JWT_SECRET", SECRET)
             .env("HERALD_LOG_FORMAT", "json")
