@@ -16,12 +16,13 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use deadpool_postgres::Pool;
 use herald::{
     hub::Position,
+    metrics::Metrics,
     postgres::{Settings, pool},
     protocol::{cursor::Cursor, server_frame::EventsFrame},
     store::replay::{Replay, Replayer},
@@ -58,6 +59,17 @@ struct Log {
     until: Position,
 }
 
+/// With a history that keeps nothing, since it is the database that is measured.
+fn replayer(pool: &Pool) -> Replayer {
+    Replayer::new(
+        pool.clone(),
+        Arc::default(),
+        Arc::new(Metrics::new()),
+        SEEN,
+        DEADLINE,
+    )
+}
+
 fn replay(criterion: &mut Criterion) {
     if !support::is_asked_for() {
         return;
@@ -68,7 +80,7 @@ fn replay(criterion: &mut Criterion) {
         runtime.block_on(log.prove_indexes(who, missed));
     }
     let pool = log.pool();
-    let replayer = Replayer::new(pool.clone(), SEEN, DEADLINE);
+    let replayer = replayer(&pool);
     let mut group = criterion.benchmark_group("replay out of 1,000,000 rows");
     for (who, missed) in MISSED {
         group.bench_function(format!("{missed} missed/herald"), |bencher| {
@@ -163,7 +175,7 @@ impl Log {
     async fn prove_indexes(&self, who: u32, missed: u32) {
         let before = self.usage().await;
         let pool = self.pool();
-        replayed(&Replayer::new(pool.clone(), SEEN, DEADLINE), self, who, missed).await;
+        replayed(&replayer(&pool), self, who, missed).await;
         // A session tells what it has read when it ends, if not before.
         pool.close();
         let mut after = self.usage().await;

@@ -114,7 +114,9 @@ pub struct Metrics {
     pub outbox_overflows: Counter,
     /// Cursors that were brought, by what became of them.
     pub replays: Family<ByOutcome, Counter>,
-    /// Events sent out of the log to sessions that came back.
+    /// Questions to the database for what was missed; short gaps are told without.
+    pub replay_queries: Counter,
+    /// Events sent again to sessions that came back.
     pub events_replayed: Counter,
     /// Channels that went and whose position is kept for a while.
     pub parked: Counter,
@@ -209,6 +211,7 @@ impl Metrics {
             delivery_latency: Histogram::new(seconds()),
             outbox_overflows: Counter::default(),
             replays: Family::default(),
+            replay_queries: Counter::default(),
             events_replayed: Counter::default(),
             parked: Counter::default(),
             parking_queries: Counter::default(),
@@ -271,6 +274,11 @@ impl Metrics {
             self.outbox_overflows.clone(),
         );
         registry.register("replays", "Cursors brought, by outcome", self.replays.clone());
+        registry.register(
+            "replay_queries",
+            "Questions to the database for what was missed",
+            self.replay_queries.clone(),
+        );
         registry.register(
             "events_replayed",
             "Events sent out of the log",

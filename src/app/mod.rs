@@ -203,7 +203,7 @@ impl App {
             hub: Arc::clone(&hub),
             parking,
             topic_rule: Arc::new(config.topics.clone()),
-            replayer: Replayer::new(pool.clone(), config.replay_events, REPLAY_DEADLINE),
+            replayer: replayer(pool.clone(), &hub, &metrics, config.replay_events),
             verifier: Arc::clone(&verifier),
             metrics: Arc::clone(&metrics),
             rhythm: config.rhythm,
@@ -366,4 +366,9 @@ impl App {
             }
         }
     }
+}
+
+fn replayer(pool: Pool, hub: &Hub, metrics: &Arc<Metrics>, events_max: u32) -> Replayer {
+    let history = Arc::clone(&hub.history);
+    Replayer::new(pool, history, Arc::clone(metrics), events_max, REPLAY_DEADLINE)
 }

@@ -20,13 +20,14 @@ use super::{
 use crate::{
     backoff::Backoff,
     fanout::{Fanout, Outgoing},
-    hub::{FeedState, FeedStatus, Hub, Position},
+    hub::{FeedState, FeedStatus, History, Hub, Position},
     metrics::{Metrics, observe},
     migrate::SCHEMA_VERSION,
     postgres::{Failure, Settings, is_of_data},
     protocol::{
         close::CloseCode,
         cursor::Epoch,
+        event::Event,
         phoenix::{
             relation::{Column, Relation},
             table::RealtimeTable,
@@ -368,7 +369,13 @@ impl Feed {
             Some(progress) if greeting.pruned.reaches(&progress.since) => {
                 Some("the log was pruned past the last read")
             }
-            Some(_) => return,
+            Some(progress) => {
+                // A crash may have taken commits that were told and never reached the disk.
+                if greeting.now.life() != progress.since.life() {
+                    self.hub.history.forget();
+                }
+                return;
+            }
         };
         let batch = self
             .progress
@@ -381,6 +388,7 @@ impl Feed {
             snapshot: Arc::clone(&since),
         };
         let position = Arc::new(position);
+        self.hub.history.begin(&position);
         self.hub.position.publish(Arc::clone(&position));
         self.progress = Some(Progress {
             epoch: greeting.epoch.clone(),
@@ -422,9 +430,9 @@ impl Feed {
             let chunk = batch.next_chunk().await?;
             events += chunk.events.len();
             let is_last = chunk.is_last;
-            progress.hand_over(&self.fanout, &snapshot, &chunk);
-            self.progressing.note_step();
             self.metrics.events_vanished.inc_by(chunk.vanished);
+            progress.hand_over(&self.fanout, &self.hub.history, &snapshot, chunk);
+            self.progressing.note_step();
             if is_last {
                 break;
             }
@@ -467,26 +475,35 @@ impl Progress {
     }
 
     /// Hands over a chunk of the batch that ends at `until`, publishing the batch with its first chunk.
-    fn hand_over(&mut self, fanout: &Fanout, until: &Arc<Snapshot>, chunk: &Chunk) {
+    fn hand_over(&mut self, fanout: &Fanout, history: &History, until: &Arc<Snapshot>, chunk: Chunk) {
         let begun = self.begun.take();
         let nothing_new = begun.is_none() && chunk.last_seq.is_none();
         if nothing_new && *until == self.since {
             return;
         }
+        let events: Arc<[Event]> = chunk.events.into();
+        history.add(Arc::clone(&events));
+        let position = |batch| Position {
+            epoch: self.epoch.clone(),
+            batch,
+            snapshot: Arc::clone(until),
+        };
         let (mut outgoing, before) = if let Some(begun) = begun {
+            if chunk.is_last {
+                history.finish(&position(self.batch));
+            }
             (begun.outgoing, Some(begun.handed.seq))
         } else {
-            self.batch = self.batch.next();
-            let position = Position {
-                epoch: self.epoch.clone(),
-                batch: self.batch,
-                snapshot: Arc::clone(until),
-            };
+            let position = position(self.batch.next());
+            self.batch = position.batch;
+            if chunk.is_last {
+                history.finish(&position);
+            }
             (fanout.publish(position), None)
         };
         let now = Instant::now();
         let committed = now.checked_sub(chunk.oldest_age).unwrap_or(now);
-        fanout.hand_over(&mut outgoing, &chunk.events, committed, chunk.is_last);
+        fanout.hand_over(&mut outgoing, &events, committed, chunk.is_last);
         if chunk.is_last {
             self.since = Arc::clone(until);
         } else {

@@ -8,6 +8,7 @@
 
 pub mod delivery;
 pub mod feed_state;
+pub mod history;
 pub mod outbox;
 pub mod position;
 pub mod presence;
@@ -17,6 +18,7 @@ pub mod topics;
 pub use self::{
     delivery::{Delivery, Parcel},
     feed_state::{FeedState, FeedStatus},
+    history::History,
     outbox::Outbox,
     position::Position,
     presence::PresenceError,
@@ -37,6 +39,8 @@ pub struct Hub {
     pub registry: Registry,
     /// How far the feed has come.
     pub position: position::Published,
+    /// What it told last.
+    pub history: Arc<History>,
     /// The table whose changes are told, with the columns that rows have; none before the feed has begun.
     pub relation: ArcSwapOption<Relation>,
     /// Who has joined which topic, and who is present there.
@@ -50,6 +54,7 @@ impl Hub {
         Self {
             registry: Registry::new(sessions_per_user),
             position: position::Published::default(),
+            history: Arc::default(),
             relation: ArcSwapOption::empty(),
             topics: Arc::new(Topics::new(TopicLimits::default(), metrics)),
         }

@@ -1,4 +1,5 @@
-//! What one user missed: the log between the user's cursor and the place where the live stream begins.
+//! What one user missed: the log between the user's cursor and the place where the live stream begins. A short gap is told out of the
+//! history that the hub keeps, and a longer one out of the database.
 //!
 //! Never a partial replay: either everything in between, or a reason why continuity cannot be proved. All that is
 //! judged (epoch, pruning, what the database has seen) comes from the same statement as the rows.
@@ -17,7 +18,8 @@ use super::log::{
     life, life_parameter, read_event,
 };
 use crate::{
-    hub::Position,
+    hub::{History, Position},
+    metrics::Metrics,
     postgres::{Lent, PooledError, is_of_data},
     protocol::{
         cursor::Cursor,
@@ -59,6 +61,8 @@ pub enum Replay {
 #[derive(Clone, Debug)]
 pub struct Replayer {
     pool: Pool,
+    history: Arc<History>,
+    metrics: Arc<Metrics>,
     rows_max: i64,
     deadline: Duration,
     /// Opens the transaction of each replay. The transaction carries the settings, because a session's would not survive
@@ -69,8 +73,15 @@ pub struct Replayer {
 }
 
 impl Replayer {
-    /// At most `rows_max` events are replayed, and an answer is waited for until `deadline`.
-    pub fn new(pool: Pool, rows_max: u32, deadline: Duration) -> Self {
+    /// At most `rows_max` events are replayed. What is no longer in the history is asked of the database, whose answer is waited for until
+    /// `deadline`.
+    pub fn new(
+        pool: Pool,
+        history: Arc<History>,
+        metrics: Arc<Metrics>,
+        rows_max: u32,
+        deadline: Duration,
+    ) -> Self {
         let begin = format!(
             "begin; set local {}; set local statement_timeout = {}; select herald.current_life()",
             PLAN_SETTINGS.join("; set local "),
@@ -78,6 +89,8 @@ impl Replayer {
         );
         Self {
             pool,
+            history,
+            metrics,
             rows_max: rows_max.into(),
             deadline,
             begin: begin.into(),
@@ -99,6 +112,17 @@ impl Replayer {
         }
         if from.snapshot == until.snapshot {
             return Ok(Replay::Resumed(Vec::new()));
+        }
+        let of_history = |events: &[&Event]| {
+            let too_many = i64::try_from(events.len()).map_or(true, |count| count > self.rows_max);
+            if too_many {
+                Replay::Discontinued(Discontinuity::TooFar)
+            } else {
+                Replay::Resumed(frames(user, events.iter().copied(), from, until))
+            }
+        };
+        if let Some(replay) = self.history.between(user, from, until, of_history) {
+            return Ok(replay);
         }
         let same_life = from.snapshot.life() == until.snapshot.life();
         let direct = if same_life {
@@ -124,7 +148,7 @@ impl Replayer {
         let Some(events) = events(&rows, self.rows_max)? else {
             return Ok(Replay::Discontinued(Discontinuity::TooFar));
         };
-        Ok(Replay::Resumed(frames(user, &events, from, until)))
+        Ok(Replay::Resumed(frames(user, events.iter(), from, until)))
     }
 
     async fn ask(
@@ -144,6 +168,7 @@ impl Replayer {
             (&user.0, Type::UUID),
             (&(self.rows_max + 1), Type::INT8),
         ];
+        self.metrics.replay_queries.inc();
         let lent = Lent::from(&self.pool).await?;
         let client = lent.client()?;
         // The three are sent in one go, so that the transaction costs no further round trip.
@@ -221,12 +246,18 @@ fn events(rows: &[Row], rows_max: i64) -> Result<Option<Vec<Event>>, ReplayError
     Ok(Some(events))
 }
 
-fn frames(user: UserId, events: &[Event], from: &Cursor, until: &Position) -> Vec<EventsFrame> {
+fn frames<'events>(
+    user: UserId,
+    events: impl ExactSizeIterator<Item = &'events Event>,
+    from: &Cursor,
+    until: &Position,
+) -> Vec<EventsFrame> {
     // A client that is ahead of the feed keeps its own cursor: the position's would claim less than the client has.
     let cursor = until
         .snapshot
         .covers(&from.snapshot)
         .then(|| until.cursor().to_string());
+    let is_empty = events.len() == 0;
     let mut frames = Vec::new();
     let mut builder = EventsFrameBuilder::new();
     for event in events {
@@ -235,7 +266,7 @@ fn frames(user: UserId, events: &[Event], from: &Cursor, until: &Position) -> Ve
         }
         builder.push(event, user);
     }
-    if !events.is_empty() {
+    if !is_empty {
         frames.push(builder.finish(cursor.as_deref()));
     }
     frames

@@ -195,7 +195,9 @@ async fn a_cursor_whose_part_of_the_log_is_gone_has_expired() {
     .await;
     // Which may be past the feed's last read, because it reads every five seconds only when nothing happens; it ends every session then.
     scene.caught_up().await;
-    let (mut socket, told) = scene.come_back(alice, cursor_of(&ready)).await;
+    // A gateway that was there goes on with what it remembers; to another one it is lost.
+    let other = Gateway::start(&scene.database.url()).await;
+    let (mut socket, told) = Socket::connect(other.address(), &token(alice), Some(cursor_of(&ready))).await;
     assert_eq!(
         (&told["resumed"], &told["reason"]),
         (&json!(false), &json!("expired"))

@@ -480,10 +480,12 @@ async fn a_join_that_fails_for_the_database_takes_nothing_away_from_the_next() {
     nobody_is_left(&scene.gateway).await;
     scene.write(alice, bob, "missed").await;
     handed_over(&scene.application, &scene.gateway).await;
+    // One that has told it remembers it; another one has to ask.
+    let other = Gateway::start(&scene.database.url()).await;
     scene
         .execute("alter function herald.epoch() rename to epoch_away")
         .await;
-    let mut client = door.open().await.counting_from(reference);
+    let mut client = Door::new(other.address()).open().await.counting_from(reference);
     for _ in 0..2 {
         client.join(INBOX, &inbox_of(bob)).await.response("ok");
         let system = client.next(INBOX, "system").await;
