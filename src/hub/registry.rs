@@ -49,6 +49,11 @@ impl Registry {
         }
     }
 
+    /// The most sessions of one user.
+    pub const fn sessions_per_user(&self) -> usize {
+        self.sessions_per_user
+    }
+
     /// Lets a session in. If the user has as many as allowed, the oldest is closed as replaced. Answers whether the user
     /// was not here before.
     pub fn join(&self, user: UserId, session: SessionId, outbox: Arc<Outbox>) -> bool {

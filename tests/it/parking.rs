@@ -62,6 +62,9 @@ async fn migrated() -> Database {
     database
 }
 
+/// The most sessions of one user.
+const SESSIONS_PER_USER: usize = 8;
+
 /// One run of a gateway, as far as parking goes.
 struct Run {
     parking: Parking,
@@ -75,7 +78,7 @@ impl Run {
     fn start(url: &str) -> Self {
         let pool = pool(&Settings::parse(url).unwrap(), 4, Duration::from_secs(2)).unwrap();
         let (hub, metrics) = (
-            Arc::new(Hub::new(8, Arc::new(Metrics::new()))),
+            Arc::new(Hub::new(SESSIONS_PER_USER, Arc::new(Metrics::new()))),
             Arc::new(Metrics::new()),
         );
         let (parking, attendant) = parking(
@@ -624,12 +627,14 @@ async fn what_is_out_of_bounds_is_pruned_and_everything_else_stays() {
     run.written().await;
     let kept = "select string_agg(topic || ' ' || count || ' ' || device, ', ' order by topic, device)
                   from (select topic, device, count(*) from herald.channel group by topic, device) as kept";
+    // Four for each session that the user may have.
+    assert_eq!(SESSIONS_PER_USER, 8);
     until("pruning", async || {
-        ask(&database.url(), kept).await == "live 1 2, many 256 , one 1 "
+        ask(&database.url(), kept).await == "live 1 2, many 32 , one 1 "
     })
     .await;
     let newest = "select max(number)::text from herald.channel where topic = 'many'";
-    assert_eq!(ask(&database.url(), newest).await, "256");
+    assert_eq!(ask(&database.url(), newest).await, "32");
     let gateways = "select coalesce(string_agg(right(id::text, 1), ''), '') from herald.gateway";
     until("the end of the gateway without channels", async || {
         ask(&database.url(), gateways).await == "2"

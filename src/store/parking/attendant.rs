@@ -398,7 +398,11 @@ impl Attendant {
 
     /// Deletes some of what is out of bounds, and answers how many channels.
     async fn prune(&self) -> Result<i64, PooledError> {
-        let pruning = Pruning::new(self.gateway, self.window);
+        let pruning = Pruning::new(
+            self.gateway,
+            self.window,
+            self.shared.hub.registry.sessions_per_user(),
+        );
         let lent = Lent::from(&self.pool).await?;
         let client = lent.client()?;
         let asked = async {

@@ -22,9 +22,9 @@ use crate::{
 /// The most rows that one statement prunes, so that it takes some ten milliseconds and holds nobody up.
 pub(super) const PRUNE_ROWS: i64 = 5_000;
 
-/// The most channels of one user that are kept parked. A user's devices hold a few dozen; more come from a client that joins
-/// and breaks off without end, and each join would have to look at all of them.
-const PARKED_PER_USER: i64 = 256;
+/// The channels of one user that are kept parked, for each session that the user may have. Pages hold one or two; more come from a client
+/// that joins and breaks off without end, and each join would have to look at all of them.
+const PARKED_PER_SESSION: usize = 4;
 
 /// Opens the transaction of a batch, or of pruning, which reads whole tables and takes the planner's own choice.
 ///
@@ -414,13 +414,16 @@ const FIND: &str = "select wanted.ordinal, channel.session, channel.number, chan
 pub(super) struct Pruning {
     gateway: Uuid,
     window: f64,
+    parked_per_user: i64,
 }
 
 impl Pruning {
-    pub(super) const fn new(gateway: Uuid, window: Duration) -> Self {
+    pub(super) fn new(gateway: Uuid, window: Duration, sessions_per_user: usize) -> Self {
+        let parked_per_user = sessions_per_user.saturating_mul(PARKED_PER_SESSION);
         Self {
             gateway,
             window: window.as_secs_f64(),
+            parked_per_user: i64::try_from(parked_per_user).unwrap_or(i64::MAX),
         }
     }
 
@@ -428,7 +431,7 @@ impl Pruning {
         let parameters: Parameters<'_> = vec![
             (&self.gateway, Type::UUID),
             (&self.window, Type::FLOAT8),
-            (&PARKED_PER_USER, Type::INT8),
+            (&self.parked_per_user, Type::INT8),
             (&PRUNE_ROWS, Type::INT8),
         ];
         (PRUNE, parameters)
