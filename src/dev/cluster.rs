@@ -649,7 +649,8 @@ impl Cluster {
             if lines.next() == Some(&*process)
                 && lines
                     .nth(STATE_LINE - 1)
-                    .is_some_and(|line| line.trim() == "ready")
+                    // A standby takes connections, too.
+                    .is_some_and(|line| matches!(line.trim(), "ready" | "standby"))
             {
                 return Ok(());
             }

@@ -21,6 +21,7 @@ mod demo;
 mod documents;
 mod doorbell;
 mod events;
+mod faults;
 mod filters;
 mod functions;
 mod handshakes;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Door, INBOX, again, contents, handed_over, hears_nothing, inbox, inbox_of, nobody_is_left};
-use crate::support::{blackhole::Blackhole, phoenix::Version, scene::Scene, wait_until};
+use crate::support::{network::Network, phoenix::Version, scene::Scene, wait_until};
 
 /// A heartbeat that makes a test of silence short.
 const QUICK_HEARTBEAT: Duration = Duration::from_millis(200);
@@ -63,7 +63,7 @@ async fn who_comes_back_while_the_old_connection_is_not_known_to_be_dead_misses_
 async fn who_vanishes_without_a_word_and_comes_back_on_another_connection_misses_nothing() {
     let scene = Scene::<2>::new().await;
     let [alice, bob] = scene.people;
-    let network = Blackhole::before(scene.gateway.address()).await;
+    let network = Network::before(scene.gateway.address()).await;
     for (version, device) in Version::BOTH.into_iter().zip(["one", "other"]) {
         let door = Door::new(network.address).version(version).device(device);
         let mut client = inbox(&door, bob).await;
@@ -100,7 +100,7 @@ async fn who_vanishes_without_a_word_and_comes_back_on_another_connection_misses
 async fn who_vanishes_during_a_join_misses_nothing_from_the_answer_on() {
     let scene = Scene::<2>::new().await;
     let [alice, bob] = scene.people;
-    let network = Blackhole::before(scene.gateway.address()).await;
+    let network = Network::before(scene.gateway.address()).await;
     let door = Door::new(network.address);
     let mut reference = 0;
     let mut heard = Vec::new();

@@ -106,6 +106,16 @@ pub(crate) async fn fetch(address: SocketAddr, target: &str) -> Answer {
     ask(address, "GET", target, &[]).await
 }
 
+/// The answer to a plain `GET`, if anybody is there to give one.
+pub(crate) async fn try_to_fetch(address: SocketAddr, target: &str) -> Option<Answer> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    stream
+        .write_all(request("GET", target, &[]).as_bytes())
+        .await
+        .ok()?;
+    read(&mut stream).await
+}
+
 /// The answer to a request for a socket with these headers beside the usual ones.
 pub(crate) async fn ask_for_socket(address: SocketAddr, query: &str, headers: &[(&str, &str)]) -> Answer {
     let upgrade = [

@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::SocketAddr,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
 };
 
@@ -16,23 +17,41 @@ use tokio::{
 use super::{
     database::AT_MOST,
     gateway::{SECRET, as_gateway},
-    http, wait_until,
+    http, note, wait_until,
 };
 use crate::processes;
+
+/// Lines of the log that are shown when a test has failed.
+const SHOWN_LINES: usize = 40;
 
 const HERALD: &str = env!("CARGO_BIN_EXE_herald");
 
 /// A gateway that is a process of its own. Dropped, it is killed.
 pub(crate) struct Process {
     child: Child,
-    folder: TempDir,
+    log: PathBuf,
+    _folder: TempDir,
 }
 
 impl Process {
     /// Starts `herald serve` on a port that the kernel chooses, with these variables and no other ones.
     pub(crate) fn serve(database: &str, variables: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let log = fs::File::create(folder.path().join("log")).unwrap();
+        let log = folder.path().join("log");
+        Self::start(database, variables, &log, folder)
+    }
+
+    /// As [`Process::serve`], with its log in a file of the test.
+    pub(crate) fn serve_with_log(database: &str, variables: &[(&str, &str)], log: &str) -> Self {
+        Self::start(database, variables, Path::new(log), tempfile::tempdir().unwrap())
+    }
+
+    fn start(database: &str, variables: &[(&str, &str)], log: &Path, folder: TempDir) -> Self {
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .unwrap();
         let child = Command::new(HERALD)
             .arg("serve")
             .env_clear()
@@ -43,16 +62,20 @@ impl Process {
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(file)
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        Self { child, folder }
+        Self {
+            child,
+            log: log.to_owned(),
+            _folder: folder,
+        }
     }
 
     /// All that it has written to standard error so far.
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap()
+        fs::read_to_string(&self.log).unwrap()
     }
 
     /// Where it listens, as its log says; waits until it does.
@@ -76,9 +99,14 @@ impl Process {
         address
     }
 
+    /// Its number, as long as it runs.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().expect("it has ended already")
+    }
+
     /// Sends a signal by its name.
     pub(crate) fn signal(&self, name: &str) {
-        processes::signal(name, self.child.id().expect("it has ended already"));
+        processes::signal(name, self.id());
     }
 
     /// Waits for its end.
@@ -92,6 +120,18 @@ impl Process {
     /// Whether it still runs.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // A device such as /dev/full could be read for ever.
+        if std::thread::panicking() && self.log.is_file() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n");
+            note(&format_args!("{last}"));
+        }
     }
 }
 
