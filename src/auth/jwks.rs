@@ -265,13 +265,10 @@ impl Key {
 }
 
 fn rsa(jwk: &Jwk) -> Option<DecodingKey> {
-    let (modulus, exponent) = (
-        super::verifier::decode(jwk.n.as_deref()?).ok()?,
-        jwk.e.as_deref()?,
-    );
+    let (modulus, exponent) = (super::token::decode(jwk.n.as_deref()?).ok()?, jwk.e.as_deref()?);
     let significant = modulus.iter().skip_while(|byte| **byte == 0).count();
     (significant >= RSA_MODULUS_BYTES_MIN)
-        .then(|| super::verifier::decode(exponent).ok())
+        .then(|| super::token::decode(exponent).ok())
         .flatten()
         .map(|exponent| DecodingKey::from_rsa_raw_components(&modulus, &exponent))
 }
@@ -291,7 +288,7 @@ fn ed25519(jwk: &Jwk) -> Option<DecodingKey> {
 }
 
 fn is_32_bytes(encoded: &str) -> bool {
-    super::verifier::decode(encoded).is_ok_and(|bytes| bytes.len() == 32)
+    super::token::decode(encoded).is_ok_and(|bytes| bytes.len() == 32)
 }
 
 /// The keys in use, and the way to call for fresh ones.

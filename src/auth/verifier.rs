@@ -6,29 +6,18 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, crypto};
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
-use serde_json::Value;
-use uuid::Uuid;
 
 use super::{
     AuthError, Identity, JwksError, JwksSource, KeySet, SharedSecrets, Token,
     jwks::{Jwks, Lookup},
     shared_secrets::SharedKeys,
+    token::{Expected, Parts},
 };
-use crate::{tasks::Tasks, types::UserId};
-
-/// The longest token that is looked at, in bytes. Tokens of real issuers have one to four thousand; most servers refuse
-/// header lines beyond 8 KiB anyway.
-const TOKEN_BYTES_MAX: usize = 8192;
-/// How far the issuer's clock may be ahead of ours, for `nbf`. `exp` gets no such grace: who renews in time needs none.
-const CLOCK_SKEW: Duration = Duration::from_secs(10);
-/// The last second of the year 9999, the end of what RFC 3339 can write. Later expiry is taken for this.
-const EXPIRY_SECONDS_MAX: u64 = 253_402_300_799;
+use crate::tasks::Tasks;
 
 /// How tokens are checked.
 #[derive(Clone, Debug, Default)]
@@ -104,8 +93,7 @@ pub struct Verifier {
 struct Shared {
     secrets: Option<SharedKeys>,
     jwks: Option<Jwks>,
-    audience: Option<String>,
-    issuer: Option<String>,
+    expected: Expected,
 }
 
 impl Verifier {
@@ -133,8 +121,10 @@ impl Verifier {
         let shared = Shared {
             secrets,
             jwks,
-            audience: config.audience,
-            issuer: config.issuer,
+            expected: Expected {
+                audience: config.audience,
+                issuer: config.issuer,
+            },
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -156,7 +146,7 @@ impl Verifier {
     pub fn verify_at(&self, token: &Token, now: SystemTime) -> Result<Identity, AuthError> {
         let parts = Parts::split(token.expose())?;
         self.verify_signature(&parts)?;
-        self.check_claims(payload(&parts)?, now)
+        self.shared.expected.identity(parts.payload()?, now)
     }
 
     /// Checks a token, and if its key is not at hand, calls for the keys once and checks again. That wait is bounded
@@ -179,11 +169,7 @@ impl Verifier {
     }
 
     fn verify_signature(&self, parts: &Parts<'_>) -> Result<(), AuthError> {
-        let header: JoseHeader = json(&decode(parts.header)?)?;
-        if header.crit.is_some() {
-            // RFC 7515 §4.1.11: an extension that is not understood makes the token invalid.
-            return Err(AuthError::Malformed);
-        }
+        let header = parts.header()?;
         let algorithm = match header.alg.as_str() {
             "HS256" => Algorithm::HS256,
             "RS256" => Algorithm::RS256,
@@ -209,19 +195,11 @@ impl Verifier {
     /// # Errors
     /// [`AuthError`].
     pub fn recognise(&self, token: &Token) -> Result<Option<Identity>, AuthError> {
-        let now = SystemTime::now();
         let parts = Parts::split(token.expose())?;
         self.verify_signature(&parts)?;
-        let text = payload(&parts)?;
-        let claims: Claims = json(text.as_bytes())?;
-        if claims.sub.is_none() {
-            // A key that opens nothing by itself may be good for ever.
-            return match claims.exp {
-                Some(_) => check_times(&claims, now).map(|_| None),
-                None => Ok(None),
-            };
-        }
-        self.check_claims(text, now).map(Some)
+        self.shared
+            .expected
+            .recognise(parts.payload()?, SystemTime::now())
     }
 
     /// As [`Self::recognise`], and waits as [`Self::authenticate`] does.
@@ -240,132 +218,6 @@ impl Verifier {
             (answer, _) => answer,
         }
     }
-
-    fn check_claims(&self, text: String, now: SystemTime) -> Result<Identity, AuthError> {
-        let claims: Claims = json(text.as_bytes())?;
-        let expiry = check_times(&claims, now)?;
-        if let Some(expected) = &self.shared.issuer {
-            let issuer = claims
-                .iss
-                .as_ref()
-                .and_then(Value::as_str)
-                .ok_or(AuthError::MissingClaim("iss"))?;
-            if issuer != expected {
-                return Err(AuthError::WrongIssuer);
-            }
-        }
-        if let Some(expected) = &self.shared.audience {
-            check_audience(claims.aud.as_ref(), expected)?;
-        }
-        let subject = claims
-            .sub
-            .as_ref()
-            .and_then(Value::as_str)
-            .ok_or(AuthError::MissingClaim("sub"))?;
-        let user = hyphenated(subject).ok_or(AuthError::InvalidSubject)?;
-        Ok(Identity {
-            user,
-            expires_at: UNIX_EPOCH + expiry,
-            claims: text.into_boxed_str(),
-        })
-    }
-}
-
-fn payload(parts: &Parts<'_>) -> Result<String, AuthError> {
-    decode(parts.payload).and_then(|bytes| String::from_utf8(bytes).map_err(|_| AuthError::Malformed))
-}
-
-/// Whether the token is good at this time; answers when it ends.
-fn check_times(claims: &Claims, now: SystemTime) -> Result<Duration, AuthError> {
-    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let expiry = claims
-        .exp
-        .as_ref()
-        .and_then(numeric_date)
-        .ok_or(AuthError::MissingClaim("exp"))?;
-    if expiry <= now {
-        return Err(AuthError::Expired);
-    }
-    if let Some(not_before) = &claims.nbf {
-        let not_before = numeric_date(not_before).ok_or(AuthError::MissingClaim("nbf"))?;
-        if not_before > now + CLOCK_SKEW {
-            return Err(AuthError::NotYetValid);
-        }
-    }
-    Ok(expiry)
-}
-
-/// The three parts of a compact JWS, still encoded.
-struct Parts<'a> {
-    /// Header and payload with the dot between them, which is what is signed.
-    message: &'a str,
-    header: &'a str,
-    payload: &'a str,
-    signature: &'a str,
-}
-
-impl<'a> Parts<'a> {
-    fn split(token: &'a str) -> Result<Self, AuthError> {
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(AuthError::TooLong);
-        }
-        let (message, signature) = token.rsplit_once('.').ok_or(AuthError::Malformed)?;
-        let (header, payload) = message.split_once('.').ok_or(AuthError::Malformed)?;
-        // Five parts would be an encrypted token (RFC 7516).
-        if payload.contains('.') {
-            Err(AuthError::Malformed)
-        } else {
-            Ok(Self {
-                message,
-                header,
-                payload,
-                signature,
-            })
-        }
-    }
-}
-
-/// The members of the header that matter. Keys that a token brings itself (`jwk`, `jku`, `x5c`) are never looked at.
-#[derive(Deserialize)]
-struct JoseHeader {
-    alg: String,
-    #[serde(default)]
-    kid: Option<String>,
-    #[serde(default, deserialize_with = "present")]
-    crit: Option<()>,
-}
-
-/// The registered claims that are checked. A claim that occurs twice is an error of this type, so that nobody else can
-/// read the other one.
-#[derive(Deserialize)]
-struct Claims {
-    #[serde(default)]
-    sub: Option<Value>,
-    #[serde(default)]
-    exp: Option<Value>,
-    #[serde(default)]
-    nbf: Option<Value>,
-    #[serde(default)]
-    aud: Option<Value>,
-    #[serde(default)]
-    iss: Option<Value>,
-}
-
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<()>, D::Error> {
-    IgnoredAny::deserialize(deserializer).map(|_| Some(()))
-}
-
-/// Base64url without padding (RFC 7515 §2).
-pub(super) fn decode(part: &str) -> Result<Vec<u8>, AuthError> {
-    URL_SAFE_NO_PAD.decode(part).map_err(|_| AuthError::Malformed)
-}
-
-/// Reads a JSON object. Serde would also take an array for a struct, member by member.
-fn json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, AuthError> {
-    if !bytes.trim_ascii_start().starts_with(b"{") {
-        return Err(AuthError::Malformed);
-    }
-    serde_json::from_slice(bytes).map_err(|_| AuthError::Malformed)
 }
 
 /// Tries the keys that may have signed the token. What each is good for is a property of the key.
@@ -407,46 +259,23 @@ fn check(parts: &Parts<'_>, key: &DecodingKey, algorithm: Algorithm) -> Result<(
     }
 }
 
-fn check_audience(audience: Option<&Value>, expected: &str) -> Result<(), AuthError> {
-    let matches = match audience {
-        Some(Value::String(single)) => single == expected,
-        Some(Value::Array(several)) => several.iter().any(|one| one.as_str() == Some(expected)),
-        _ => return Err(AuthError::MissingClaim("aud")),
-    };
-    if matches {
-        Ok(())
-    } else {
-        Err(AuthError::WrongAudience)
-    }
-}
-
-/// RFC 7519 §2: seconds since 1970, which may have a fraction. What lies before is 1970, what lies beyond the calendar its
-/// end.
-fn numeric_date(value: &Value) -> Option<Duration> {
-    let end = Duration::from_secs(EXPIRY_SECONDS_MAX);
-    if let Some(seconds) = value.as_u64() {
-        return Some(Duration::from_secs(seconds).min(end));
-    }
-    let seconds = value.as_f64()?.max(0.0);
-    Some(Duration::try_from_secs_f64(seconds).unwrap_or(end).min(end))
-}
-
-/// Only the form that RFC 9562 writes: the other spellings would make one user of the database many in a log.
-fn hyphenated(text: &str) -> Option<UserId> {
-    const LENGTH: usize = uuid::fmt::Hyphenated::LENGTH;
-    (text.len() == LENGTH)
-        .then(|| Uuid::try_parse(text).ok().map(UserId))
-        .flatten()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     use jsonwebtoken::EncodingKey;
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
-    use crate::auth::{Secret, issue};
+    use crate::{
+        auth::{
+            Secret, issue,
+            token::{EXPIRY_SECONDS_MAX, TOKEN_BYTES_MAX},
+        },
+        types::UserId,
+    };
 
     const SECRET: &str = "a secret of the tests, which is long enough";
     const USER: &str = "8a6e0804-2bd0-4672-b79d-d97027f9071a";
@@ -696,7 +525,7 @@ mod tests {
     #[tokio::test]
     async fn a_token_that_was_made_here_is_accepted_here() {
         let verifier = verifier(Some("chat"), Some("herald")).await;
-        let user = hyphenated(USER).unwrap();
+        let user = UserId(USER.parse().unwrap());
         let token = issue(
             &secret(),
             user,
