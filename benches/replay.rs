@@ -59,7 +59,7 @@ struct Log {
     until: Position,
 }
 
-/// With a history that keeps nothing, since it is the database that is measured.
+/// With a history that keeps nothing and each question by itself, since it is the database that is measured.
 fn replayer(pool: &Pool) -> Replayer {
     Replayer::new(
         pool.clone(),
@@ -68,6 +68,7 @@ fn replayer(pool: &Pool) -> Replayer {
         SEEN,
         DEADLINE,
     )
+    .0
 }
 
 fn replay(criterion: &mut Criterion) {

@@ -25,7 +25,11 @@ use crate::{
     protocol::{phoenix::table::RealtimeTable, topic::TopicRule},
     quota::Quota,
     session::{RhythmConfig, Sessions},
-    store::{conversations::Conversations, parking::parking, replay::Replayer},
+    store::{
+        conversations::Conversations,
+        parking::parking,
+        replay::{Replayer, Together},
+    },
     tasks::Tasks,
 };
 
@@ -199,11 +203,12 @@ impl App {
             config.rejoin_window,
             Uuid::new_v4(),
         );
+        let (replayer, together) = replayer(pool.clone(), &hub, &metrics, config.replay_events);
         let sessions = Arc::new(Sessions {
             hub: Arc::clone(&hub),
             parking,
             topic_rule: Arc::new(config.topics.clone()),
-            replayer: replayer(pool.clone(), &hub, &metrics, config.replay_events),
+            replayer,
             verifier: Arc::clone(&verifier),
             metrics: Arc::clone(&metrics),
             rhythm: config.rhythm,
@@ -245,6 +250,7 @@ impl App {
         app.start_memory_watch(memory_watch);
         // It ends when nobody is left who could park anything, which is after the last session.
         app.start_vital("parking attendant", &app.draining, &refuse, attendant.run());
+        app.start_vital("replays", &app.draining, &refuse, together.run());
         app.start_feed(&config, pool, &refuse);
         Ok(app)
     }
@@ -368,7 +374,7 @@ impl App {
     }
 }
 
-fn replayer(pool: Pool, hub: &Hub, metrics: &Arc<Metrics>, events_max: u32) -> Replayer {
+fn replayer(pool: Pool, hub: &Hub, metrics: &Arc<Metrics>, events_max: u32) -> (Replayer, Together) {
     let history = Arc::clone(&hub.history);
     Replayer::new(pool, history, Arc::clone(metrics), events_max, REPLAY_DEADLINE)
 }

@@ -137,7 +137,7 @@ mod tests {
             hub,
             parking,
             topic_rule: Arc::default(),
-            replayer: Replayer::new(pool, Arc::default(), Arc::clone(&metrics), 1, AT_MOST),
+            replayer: Replayer::new(pool, Arc::default(), Arc::clone(&metrics), 1, AT_MOST).0,
             verifier: Arc::new(Verifier::start(auth, &Tasks::new()).await.unwrap()),
             metrics,
             rhythm: RhythmConfig::default(),

@@ -83,6 +83,7 @@ async fn a_good_cursor_brings_what_was_missed_and_goes_on_live() {
     scene
         .execute("delete from public.messages where content = 'missed 4'")
         .await;
+    scene.caught_up().await;
     let (mut again, ready) = scene.come_back(alice, cursor_of(&ready)).await;
     assert_eq!(ready["resumed"], true, "{ready}");
     scene.write(alice, bob, "live").await;

@@ -9,6 +9,10 @@ use std::{
 
 use herald::{
     dev::cluster::{Cluster, Stop},
+    protocol::{
+        cursor::{Cursor, Epoch},
+        snapshot::Snapshot,
+    },
     tasks::Tasks,
     types::UserId,
 };
@@ -184,6 +188,7 @@ async fn a_postgres_that_is_away_is_waited_for_and_sessions_stay_open() {
     assert!(process.is_running());
 
     cluster.start_again().await.unwrap();
+    let before = cursor(&url).await;
     process.ready().await;
     let (mut socket, greeting) = Socket::connect(address, &token(person), None).await;
     write(&url, person, "it works").await;
@@ -212,9 +217,15 @@ async fn a_postgres_that_is_away_is_waited_for_and_sessions_stay_open() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         let (_newcomer, _) = Socket::connect(address, &token(person), None).await;
-        // What was missed cannot be asked for: the client is sent away, to come back.
-        let cursor = greeting["cursor"].as_str().unwrap();
-        let mut returning = Socket::open(address, &token(person), Some(cursor)).await.unwrap();
+        // What was missed since the gateway is there need not be asked for.
+        let cursor = greeting["cursor"].as_str();
+        let (mut returning, ready) = Socket::connect(address, &token(person), cursor).await;
+        assert_eq!(ready["resumed"], true, "{ready}");
+        assert_eq!(content(&returning.frame().await["events"][0]), "it works");
+        // What came before it is: the client is sent away, to come back.
+        let mut returning = Socket::open(address, &token(person), Some(&before))
+            .await
+            .unwrap();
         assert!(matches!(returning.hear().await, Heard::Closed(1001)));
         cluster.start_again().await.unwrap();
         write(&url, person, "the moment it is back").await;
@@ -225,6 +236,18 @@ async fn a_postgres_that_is_away_is_waited_for_and_sessions_stay_open() {
     assert!(page.contains("herald_feed_discontinuities_total 0\n"), "{page}");
     process.signal("TERM");
     assert_eq!(process.ended().await.code(), Some(0));
+}
+
+/// The cursor of someone who lacks the last transaction before now, and so has less than any gateway that begins later.
+async fn cursor(url: &str) -> String {
+    let ask = async |question: &str| ask(url, question).await;
+    let now = ask("select pg_snapshot_xmin(pg_current_snapshot())::text").await;
+    let before = now.parse::<u64>().unwrap() - 1;
+    let cursor = Cursor {
+        epoch: Epoch::new(&ask("select herald.epoch()").await).unwrap(),
+        snapshot: Arc::new(Snapshot::new(before, before, before, Vec::new()).unwrap()),
+    };
+    cursor.to_string()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,6 +13,7 @@ use std::{
 use herald::{tasks::Tasks, types::UserId};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -163,8 +164,10 @@ impl Device {
                     .drops_within
                     .map(|most| most.mul_f64(self.random.random()));
                 let stay = stay.unwrap_or(Duration::from_secs(3600));
-                // Dropping the connection is how a laptop's lid closes: no word, just gone.
-                let _dropped = tokio::time::timeout(stay, self.follow(connection)).await;
+                // Most wait to be greeted, however long that takes a machine under load; or they would ask again and again without
+                // ever getting on.
+                let is_patient = self.random.random_range(0..8) > 0;
+                self.follow(connection, stay, is_patient).await;
             }
             // A device that cannot connect tries again soon; that pause is a client's backoff and not a wait for
             // anything that the test looks at.
@@ -172,11 +175,21 @@ impl Device {
         }
     }
 
-    async fn follow(&mut self, mut connection: Connection) {
+    /// Follows until the connection ends, or drops it after so long: that is how a laptop's lid closes, without a word.
+    async fn follow(&mut self, mut connection: Connection, stay: Duration, is_patient: bool) {
         let mut provisional: Vec<i64> = Vec::new();
-        while let Heard::Frame(frame) = connection.hear().await {
+        let mut drops_at = (!is_patient).then(|| Instant::now() + stay);
+        loop {
+            let heard = match drops_at {
+                Some(drops_at) => timeout_at(drops_at, connection.hear()).await,
+                None => Ok(connection.hear().await),
+            };
+            let Ok(Heard::Frame(frame)) = heard else { return };
             match frame["type"].as_str() {
-                Some("ready") => self.greeted(&frame),
+                Some("ready") => {
+                    drops_at.get_or_insert_with(|| Instant::now() + stay);
+                    self.greeted(&frame);
+                }
                 Some("events") => {
                     let events = frame["events"].as_array().unwrap();
                     provisional.extend(events.iter().map(|event| event["seq"].as_i64().unwrap()));

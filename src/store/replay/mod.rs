@@ -3,16 +3,24 @@
 //!
 //! Never a partial replay: either everything in between, or a reason why continuity cannot be proved. All that is
 //! judged (epoch, pruning, what the database has seen) comes from the same statement as the rows.
+//!
+//! Those who come back at the same time are asked for together: after a restart of the gateway everybody does, and its
+//! history is empty then.
+
+mod together;
 
 use std::{sync::Arc, time::Duration};
 
 use deadpool_postgres::Pool;
 use futures::future::try_join3;
+use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::{
     Row,
     types::{ToSql, Type},
 };
 
+pub use self::together::Together;
+use self::together::{ASKED_MAX, Answer, Asked};
 use super::log::{
     Logged, PLAN_SETTINGS, Pruned, RowError, SEEN, UNSEEN, UNSEEN_SINCE_A_CRASH, ViewAccess, event_columns,
     life, life_parameter, read_event,
@@ -42,6 +50,12 @@ pub enum ReplayError {
     /// The answer was not understood.
     #[error(transparent)]
     Row(#[from] RowError),
+    /// The question that was asked for several together failed.
+    #[error("the replay failed: {0}")]
+    Together(Arc<str>),
+    /// The answer did not come in time.
+    #[error("the replay took longer than {0:?}")]
+    Deadline(Duration),
     /// The log's bookkeeping was not understood.
     #[error("the log's bookkeeping has an unexpected shape; run `herald migrate` with this version")]
     Bookkeeping,
@@ -70,24 +84,26 @@ pub struct Replayer {
     begin: Arc<str>,
     statement: Arc<str>,
     statement_since_a_crash: Arc<str>,
+    asked: mpsc::Sender<Asked>,
 }
 
 impl Replayer {
     /// At most `rows_max` events are replayed. What is no longer in the history is asked of the database, whose answer is waited for until
-    /// `deadline`.
+    /// `deadline`. Whoever asks at the same time is answered together, as long as the second half runs; else each by a question of its own.
     pub fn new(
         pool: Pool,
         history: Arc<History>,
         metrics: Arc<Metrics>,
         rows_max: u32,
         deadline: Duration,
-    ) -> Self {
+    ) -> (Self, Together) {
         let begin = format!(
             "begin; set local {}; set local statement_timeout = {}; select herald.current_life()",
             PLAN_SETTINGS.join("; set local "),
             deadline.as_millis(),
         );
-        Self {
+        let (asked, to_ask) = mpsc::channel(ASKED_MAX);
+        let replayer = Self {
             pool,
             history,
             metrics,
@@ -96,7 +112,11 @@ impl Replayer {
             begin: begin.into(),
             statement: statement(UNSEEN, ViewAccess::Direct).into(),
             statement_since_a_crash: statement(UNSEEN_SINCE_A_CRASH, ViewAccess::Direct).into(),
-        }
+            asked,
+        };
+        // Without a sender of its own, it ends when nobody is left who could ask.
+        let together = Together::new(&replayer, to_ask);
+        (replayer, together)
     }
 
     /// Everything that concerns `user` after `from` and up to `until`.
@@ -124,6 +144,31 @@ impl Replayer {
         if let Some(replay) = self.history.between(user, from, until, of_history) {
             return Ok(replay);
         }
+        match self.together(user, from, until).await? {
+            Answer::Replay(replay) => Ok(replay),
+            Answer::Alone => self.alone(user, from, until).await,
+        }
+    }
+
+    /// Waits for an answer that is found together with those of others.
+    async fn together(&self, user: UserId, from: &Cursor, until: &Position) -> Result<Answer, ReplayError> {
+        let (answer, answered) = oneshot::channel();
+        let asked = Asked {
+            user,
+            from: from.clone(),
+            until: until.clone(),
+            answer,
+        };
+        let waited = tokio::time::timeout(self.deadline, async {
+            match self.asked.send(asked).await {
+                Ok(()) => answered.await.unwrap_or(Ok(Answer::Alone)),
+                Err(_nobody_answers) => Ok(Answer::Alone),
+            }
+        });
+        waited.await.map_err(|_| ReplayError::Deadline(self.deadline))?
+    }
+
+    async fn alone(&self, user: UserId, from: &Cursor, until: &Position) -> Result<Replay, ReplayError> {
         let same_life = from.snapshot.life() == until.snapshot.life();
         let direct = if same_life {
             &self.statement
@@ -139,16 +184,7 @@ impl Replayer {
             }
             asked => asked?,
         };
-        let Some(first) = rows.first() else {
-            return Err(ReplayError::Bookkeeping);
-        };
-        if let Some(reason) = discontinuity(first, from)? {
-            return Ok(Replay::Discontinued(reason));
-        }
-        let Some(events) = events(&rows, self.rows_max)? else {
-            return Ok(Replay::Discontinued(Discontinuity::TooFar));
-        };
-        Ok(Replay::Resumed(frames(user, events.iter(), from, until)))
+        judge(&rows, user, from, until, self.rows_max)
     }
 
     async fn ask(
@@ -206,6 +242,26 @@ fn statement(unseen: &str, access: ViewAccess) -> String {
            ) as fresh \
          ) as events on true"
     )
+}
+
+/// What the rows of one answer mean.
+fn judge(
+    rows: &[Row],
+    user: UserId,
+    from: &Cursor,
+    until: &Position,
+    rows_max: i64,
+) -> Result<Replay, ReplayError> {
+    let Some(first) = rows.first() else {
+        return Err(ReplayError::Bookkeeping);
+    };
+    if let Some(reason) = discontinuity(first, from)? {
+        return Ok(Replay::Discontinued(reason));
+    }
+    let Some(events) = events(rows, rows_max)? else {
+        return Ok(Replay::Discontinued(Discontinuity::TooFar));
+    };
+    Ok(Replay::Resumed(frames(user, events.iter(), from, until)))
 }
 
 /// Judges the cursor by the bookkeeping that every row of the answer repeats.
