@@ -234,7 +234,7 @@ async fn rolling_restart(sessions: usize) {
     note(&format_args!(
         "{written} messages were written, and nobody was refused by both for longer than {longest:?}"
     ));
-    assert!(written > 50, "{written}");
+    assert!(written > 10, "{written} messages are no load");
     assert!(longest < Duration::from_secs(1), "both refused for {longest:?}");
     everything_arrived_once(&url, &followers).await;
     let came_back = followers
