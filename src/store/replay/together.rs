@@ -242,13 +242,17 @@ fn fail(together: Vec<Asked>, error: &PooledError) {
     }
 }
 
-/// What a session has not seen, as conditions on `log` that hold for different rows, each of which an index serves; see
-/// [`super::super::log::UNSEEN`].
-const UNSEEN: [&str; 2] = ["log.xid >= asked.since", "log.xid = any (asked.running)"];
+/// What a session has not seen, of one side of its conversations: rows of two kinds, each found by its index, which `offset 0` keeps the
+/// planner from passing over; see [`super::super::log::UNSEEN`].
+const UNSEEN: [&str; 2] = [
+    "herald.log where {side} and log.xid >= asked.since",
+    "pg_catalog.unnest(asked.running) as running (xid) cross join lateral ( \
+       select * from herald.log where {side} and log.xid = running.xid offset 0) as log where true",
+];
 
 /// The same for a cursor of a life that a crash has ended; see [`super::super::log::UNSEEN_SINCE_A_CRASH`].
-const UNSEEN_SINCE_A_CRASH: [&str; 1] =
-    ["(log.life > asked.since_life or log.xid >= asked.since or log.xid = any (asked.running))"];
+const UNSEEN_SINCE_A_CRASH: [&str; 1] = ["herald.log where {side} \
+     and (log.life > asked.since_life or log.xid >= asked.since or log.xid = any (asked.running))"];
 
 /// `$1` the users, `$2` the snapshots of their cursors and `$3` the lives of these, `$4` and `$5` those of their positions, `$6` the most
 /// rows that are looked at for each. It asks as the question for one session does; see [`super::statement`].
@@ -262,8 +266,9 @@ fn statement(unseen: &[&str]) -> String {
     let parts = sides.iter().flat_map(|side| {
         unseen.iter().map(move |unseen| {
             format!(
-                "select * from herald.log where {side} and {unseen} and (log.life < asked.until_life \
-                   or log.life = asked.until_life and pg_catalog.pg_visible_in_snapshot(log.xid, asked.until))"
+                "select log.* from {} and (log.life < asked.until_life or log.life = asked.until_life \
+                   and pg_catalog.pg_visible_in_snapshot(log.xid, asked.until))",
+                unseen.replace("{side}", side)
             )
         })
     });
