@@ -483,23 +483,20 @@ impl Progress {
         }
         let events: Arc<[Event]> = chunk.events.into();
         history.add(Arc::clone(&events));
-        let position = |batch| Position {
+        if begun.is_none() {
+            self.batch = self.batch.next();
+        }
+        let position = Position {
             epoch: self.epoch.clone(),
-            batch,
+            batch: self.batch,
             snapshot: Arc::clone(until),
         };
-        let (mut outgoing, before) = if let Some(begun) = begun {
-            if chunk.is_last {
-                history.finish(&position(self.batch));
-            }
-            (begun.outgoing, Some(begun.handed.seq))
-        } else {
-            let position = position(self.batch.next());
-            self.batch = position.batch;
-            if chunk.is_last {
-                history.finish(&position);
-            }
-            (fanout.publish(position), None)
+        if chunk.is_last {
+            history.finish(&position);
+        }
+        let (mut outgoing, before) = match begun {
+            Some(begun) => (begun.outgoing, Some(begun.handed.seq)),
+            None => (fanout.publish(position), None),
         };
         let now = Instant::now();
         let committed = now.checked_sub(chunk.oldest_age).unwrap_or(now);

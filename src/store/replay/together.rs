@@ -55,19 +55,13 @@ pub(super) enum Answer {
 /// Asks for those who come back at the same time.
 #[derive(Debug)]
 pub struct Together {
-    pool: Pool,
-    metrics: Arc<Metrics>,
-    rows_max: i64,
-    deadline: Duration,
-    begin: Arc<str>,
-    statement: String,
-    statement_since_a_crash: String,
+    question: Question,
     asked: mpsc::Receiver<Asked>,
 }
 
 impl Together {
     pub(super) fn new(replayer: &Replayer, asked: mpsc::Receiver<Asked>) -> Self {
-        Self {
+        let question = Question {
             pool: replayer.pool.clone(),
             metrics: Arc::clone(&replayer.metrics),
             rows_max: replayer.rows_max,
@@ -75,28 +69,18 @@ impl Together {
             begin: Arc::clone(&replayer.begin),
             statement: statement(&UNSEEN),
             statement_since_a_crash: statement(&UNSEEN_SINCE_A_CRASH),
-            asked,
-        }
+        };
+        Self { question, asked }
     }
 
     /// Answers until every [`Replayer`] is gone.
     ///
     /// # Cancel safety
     /// Those who wait ask by themselves then.
-    pub async fn run(mut self) {
+    pub async fn run(self) {
+        let Self { question, mut asked } = self;
         let mut under_way = FuturesUnordered::new();
         let mut collected = Vec::with_capacity(TOGETHER_MAX);
-        let asked = &mut self.asked;
-        let (pool, metrics) = (&self.pool, &self.metrics);
-        let question = Question {
-            pool,
-            metrics,
-            rows_max: self.rows_max,
-            deadline: self.deadline,
-            begin: &self.begin,
-            statement: &self.statement,
-            statement_since_a_crash: &self.statement_since_a_crash,
-        };
         loop {
             tokio::select! {
                 count = asked.recv_many(&mut collected, TOGETHER_MAX), if under_way.len() < QUESTIONS_MAX => {
@@ -117,28 +101,28 @@ impl Together {
 }
 
 /// How a question is asked.
-#[derive(Clone, Copy)]
-struct Question<'a> {
-    pool: &'a Pool,
-    metrics: &'a Metrics,
+#[derive(Debug)]
+struct Question {
+    pool: Pool,
+    metrics: Arc<Metrics>,
     rows_max: i64,
     deadline: Duration,
-    begin: &'a str,
-    statement: &'a str,
-    statement_since_a_crash: &'a str,
+    begin: Arc<str>,
+    statement: String,
+    statement_since_a_crash: String,
 }
 
-impl Question<'_> {
+impl Question {
     /// Answers each of them.
-    async fn answer(self, together: Vec<Asked>) {
+    async fn answer(&self, together: Vec<Asked>) {
         let (of_this_life, since_a_crash): (Vec<Asked>, Vec<Asked>) = together
             .into_iter()
             .partition(|asked| asked.from.snapshot.life() == asked.until.snapshot.life());
-        self.answer_by(self.statement, of_this_life).await;
-        self.answer_by(self.statement_since_a_crash, since_a_crash).await;
+        self.answer_by(&self.statement, of_this_life).await;
+        self.answer_by(&self.statement_since_a_crash, since_a_crash).await;
     }
 
-    async fn answer_by(self, statement: &str, together: Vec<Asked>) {
+    async fn answer_by(&self, statement: &str, together: Vec<Asked>) {
         if together.is_empty() {
             return;
         }
@@ -156,7 +140,7 @@ impl Question<'_> {
     }
 
     /// The rows for each of them, in the same order; none if they are too many for one answer.
-    async fn ask(self, statement: &str, together: &[Asked]) -> Result<Option<Vec<Vec<Row>>>, PooledError> {
+    async fn ask(&self, statement: &str, together: &[Asked]) -> Result<Option<Vec<Vec<Row>>>, PooledError> {
         let users: Vec<Uuid> = together.iter().map(|asked| asked.user.0).collect();
         let from: Vec<String> = together
             .iter()
@@ -184,10 +168,10 @@ impl Question<'_> {
             (&limit, Type::INT8),
         ];
         self.metrics.replay_queries.inc();
-        let lent = Lent::from(self.pool).await?;
+        let lent = Lent::from(&self.pool).await?;
         let client = lent.client()?;
         let asked = try_join3(
-            client.batch_execute(self.begin),
+            client.batch_execute(&self.begin),
             async {
                 let parameters = parameters.iter().map(|(value, kind)| (*value, kind.clone()));
                 let rows = client.query_typed_raw(statement, parameters).await?;
