@@ -4,18 +4,19 @@
 //! What is kept is complete from one snapshot on, so that it answers whoever has seen at least that much; all others ask the
 //! database. It is what the live stream told, and is told again in the order of the log.
 
+mod index;
+
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use uuid::Uuid;
-
+use self::index::Index;
 use super::Position;
 use crate::{
     protocol::{
         cursor::{Cursor, Epoch},
-        event::{Event, Operation},
+        event::Event,
         snapshot::Snapshot,
     },
     types::{BatchNumber, UserId},
@@ -25,7 +26,7 @@ use crate::{
 /// sessions of a gateway on which that matters.
 const BYTES_MAX: usize = 8 << 20;
 
-/// Batches that are looked through at most, so that a session that comes back costs microseconds.
+/// Batches at most, so that small ones do not take more room than what they hold.
 const BATCHES_MAX: usize = 4096;
 
 /// What the feed told last.
@@ -43,6 +44,9 @@ struct Kept {
     /// The last batch that is kept, or that had no events.
     end: BatchNumber,
     batches: VecDeque<Batch>,
+    /// How many batches were kept before the oldest of these.
+    first: u64,
+    index: Index,
     bytes: usize,
     unfinished: Unfinished,
 }
@@ -69,6 +73,8 @@ impl History {
             start: Some(Arc::clone(&position.snapshot)),
             end: position.batch,
             batches: VecDeque::new(),
+            first: 0,
+            index: Index::default(),
             bytes: 0,
             unfinished: Unfinished::default(),
         });
@@ -108,24 +114,12 @@ impl History {
         until: &Position,
         make: impl FnOnce(&[&Event]) -> T,
     ) -> Option<T> {
-        // The lock is held only to see which batches these are.
-        let chunks = self.lock().as_ref()?.chunks(from, until)?;
-        // What a message was is not told after it is gone, as the database would not tell it either.
-        let gone: HashSet<Uuid> = chunks
+        // The lock is held only to see which events these are.
+        let kept = self.lock().as_mut()?.concerning(user, from, until)?;
+        let mut events: Vec<&Event> = kept
             .iter()
-            .flat_map(|chunk| chunk.iter())
-            .filter(|event| event.operation == Operation::Delete)
-            .map(|event| event.message)
-            .collect();
-        let mut events: Vec<&Event> = chunks
-            .iter()
-            .flat_map(|chunk| chunk.iter())
-            .filter(|event| {
-                (event.sender == user || event.receiver == user)
-                    && (event.operation == Operation::Delete || !gone.contains(&event.message))
-                    && !from.snapshot.sees(event.transaction)
-                    && until.snapshot.sees(event.transaction)
-            })
+            .map(|(chunk, event)| &chunk[*event])
+            .filter(|event| !from.snapshot.sees(event.transaction) && until.snapshot.sees(event.transaction))
             .collect();
         events.sort_unstable_by_key(|event| event.seq);
         Some(make(&events))
@@ -158,6 +152,8 @@ impl Kept {
             let Some(oldest) = self.batches.pop_front() else {
                 break;
             };
+            self.index.forget(self.first, &oldest);
+            self.first += 1;
             self.bytes -= oldest.bytes;
             self.start = Some(oldest.until);
         }
@@ -165,12 +161,14 @@ impl Kept {
 
     fn forget_before(&mut self, start: Option<Arc<Snapshot>>) {
         self.start = start;
+        self.first = 0;
+        self.index = Index::default();
         self.batches.clear();
         self.bytes = 0;
     }
 
-    /// The chunks of all batches that hold anything between the two.
-    fn chunks(&self, from: &Cursor, until: &Position) -> Option<Vec<Arc<[Event]>>> {
+    /// What concerns `user` in all batches that hold anything between the two.
+    fn concerning(&mut self, user: UserId, from: &Cursor, until: &Position) -> Option<Vec<index::Kept>> {
         let is_complete = self.epoch == from.epoch
             && self.epoch == until.epoch
             && self.end >= until.batch
@@ -182,20 +180,21 @@ impl Kept {
         if !is_complete {
             return None;
         }
-        // Batches see more and more, so that those before the first seen one have been seen, too.
-        let unseen = self
+        self.index.update(self.first, &self.batches);
+        // Batches see more and more, so that those before the first unseen one have been seen, too.
+        let seen = self
             .batches
-            .iter()
-            .rev()
-            .take_while(|batch| !from.snapshot.covers(&batch.until));
-        Some(unseen.flat_map(|batch| batch.chunks.iter().cloned()).collect())
+            .partition_point(|batch| from.snapshot.covers(&batch.until));
+        let unseen = self.first + seen as u64;
+        Some(self.index.concerning(user, unseen, self.first, &self.batches))
     }
 }
 
 impl Unfinished {
     /// A batch that finds no room is forgotten while it comes; only its size is still counted.
     fn add(&mut self, events: Arc<[Event]>) {
-        let size = |event: &Event| size_of::<Event>() + event.row.as_deref().map_or(0, str::len);
+        let size =
+            |event: &Event| size_of::<Event>() + Index::room() + event.row.as_deref().map_or(0, str::len);
         self.bytes += events.iter().map(size).sum::<usize>();
         if self.bytes > BYTES_MAX {
             self.chunks.clear();
@@ -215,9 +214,10 @@ mod tests {
     use std::time::SystemTime;
 
     use proptest::{collection::vec, prelude::*};
+    use uuid::Uuid;
 
     use super::*;
-    use crate::protocol::snapshot::Transaction;
+    use crate::protocol::{event::Operation, snapshot::Transaction};
 
     fn user(number: u8) -> UserId {
         UserId(Uuid::from_u128(number.into()))
@@ -336,6 +336,57 @@ mod tests {
         assert_eq!(between(3), Some(vec![2, 3]));
         // Whoever has not got there yet is told live that it is gone.
         assert_eq!(between(2), Some(vec![2]));
+    }
+
+    #[test]
+    fn a_message_that_is_written_again_after_it_was_deleted_is_told() {
+        let (history, mut positions) = told(&[1, 1]);
+        let first = event(1, 10, (1, 2), 1).message;
+        for (seq, operation) in [(3, Operation::Delete), (4, Operation::Insert)] {
+            let xid = 9 + seq;
+            positions.push(position(seq, below(xid + 1)));
+            let change = Event {
+                operation,
+                message: first,
+                ..event(seq, xid, (1, 2), 0)
+            };
+            history.add([change].into());
+            history.finish(positions.last().unwrap());
+        }
+        let all = history.between(user(2), &positions[0].cursor(), &positions[4], sequence);
+        assert_eq!(all, Some(vec![2, 3, 4]));
+    }
+
+    #[test]
+    fn what_was_asked_for_and_is_no_longer_kept_leaves_nothing_behind() {
+        let (history, mut positions) = told(&[]);
+        for number in 1..=20 {
+            positions.push(position(number, below(10 + number)));
+            let people = (1 + u8::try_from(number % 5).unwrap(), 9);
+            let change = |seq| Event {
+                operation: Operation::ALL[seq as usize % 3],
+                ..event(seq, 9 + number, people, BYTES_MAX / 8)
+            };
+            history.add([change(2 * number), change(2 * number + 1)].into());
+            history.finish(positions.last().unwrap());
+            // What was never looked at has nothing to forget.
+            if number % 7 < 5 {
+                let from = positions.iter().rev().nth(1).unwrap().cursor();
+                let last = history.between(user(9), &from, positions.last().unwrap(), sequence);
+                assert_eq!(
+                    last.unwrap().last().copied(),
+                    Some(2 * i64::try_from(number).unwrap() + 1)
+                );
+            }
+        }
+        let mut kept = history.lock();
+        let kept = kept.as_mut().unwrap();
+        assert!(kept.batches.len() < 5);
+        // Looked at from the beginning it is the same.
+        kept.index.update(kept.first, &kept.batches);
+        let mut anew = Index::default();
+        anew.update(kept.first, &kept.batches);
+        assert_eq!(kept.index, anew);
     }
 
     #[test]
