@@ -92,6 +92,8 @@ pub struct Metrics {
     pub sessions_closed: Family<ByReason, Counter>,
     /// Requests for a session that were refused before it began.
     pub sessions_refused: Family<ByReason, Counter>,
+    /// Refusals that were held back, because their address had too many.
+    pub refusals_delayed: Counter,
     /// Events read from the log.
     pub events_read: Family<ByOperation, Counter>,
     /// Log rows whose message was gone before it was read; its delete follows.
@@ -200,6 +202,7 @@ impl Metrics {
             users: Gauge::default(),
             sessions_closed: Family::default(),
             sessions_refused: Family::default(),
+            refusals_delayed: Counter::default(),
             events_read: Family::default(),
             events_vanished: Counter::default(),
             events_delivered: Counter::default(),
@@ -252,11 +255,6 @@ impl Metrics {
             "sessions_closed",
             "Sessions that ended, by reason",
             self.sessions_closed.clone(),
-        );
-        registry.register(
-            "sessions_refused",
-            "Sessions refused before they began",
-            self.sessions_refused.clone(),
         );
         registry.register(
             "events_delivered",
@@ -318,6 +316,16 @@ impl Metrics {
     fn register_connections(&mut self) {
         let registry = &mut self.registry;
         registry.register("connections", "Open TCP connections", self.connections.clone());
+        registry.register(
+            "sessions_refused",
+            "Sessions refused before they began",
+            self.sessions_refused.clone(),
+        );
+        registry.register(
+            "refusals_delayed",
+            "Requests refused later than they could have been, because their address had too many refused",
+            self.refusals_delayed.clone(),
+        );
         registry.register_with_unit(
             "resident_memory",
             "Memory that the process has",

@@ -42,6 +42,17 @@ impl Rate {
         }
         is_allowed
     }
+
+    /// Takes one that may not be there yet, and answers how long it is until it is; at most `longest`, beyond which nothing is taken ahead.
+    pub fn take_ahead(self, full_at: &mut Instant, longest: Duration, now: Instant) -> Duration {
+        let after = (*full_at).max(now) + self.interval;
+        let wait = after.saturating_duration_since(now + self.burst);
+        if wait > longest {
+            return longest;
+        }
+        *full_at = after;
+        wait
+    }
 }
 
 /// A bucket for each key, a user for example. One that has filled up again is forgotten, so that the map holds those only that
@@ -70,13 +81,24 @@ impl<K: Eq + Hash> Quota<K> {
 
     /// Whether so many more are allowed now: all or none.
     pub fn take_many(&self, key: K, count: u32, now: Instant) -> bool {
+        self.forget_full(now);
+        let mut full_at = self.full_at.entry(key).or_insert(now);
+        self.rate.take(&mut full_at, count, now)
+    }
+
+    /// Takes one that may not be there yet, and answers how long it is until it is; at most `longest`, beyond which nothing is taken ahead.
+    pub fn take_ahead(&self, key: K, longest: Duration, now: Instant) -> Duration {
+        self.forget_full(now);
+        let mut full_at = self.full_at.entry(key).or_insert(now);
+        self.rate.take_ahead(&mut full_at, longest, now)
+    }
+
+    fn forget_full(&self, now: Instant) {
         if self.full_at.len() >= self.look_at.load(Ordering::Relaxed) {
             self.full_at.retain(|_, full_at| *full_at > now);
             let next = (self.full_at.len() * 2).max(LOOK_FROM);
             self.look_at.store(next, Ordering::Relaxed);
         }
-        let mut full_at = self.full_at.entry(key).or_insert(now);
-        self.rate.take(&mut full_at, count, now)
     }
 }
 
@@ -106,6 +128,21 @@ mod tests {
         assert!(!quota.take_many(1, 6, now));
         assert!(quota.take_many(1, 5, now));
         assert!(!quota.take_many(2, u32::MAX, now));
+    }
+
+    #[test]
+    fn what_is_taken_ahead_comes_at_the_rate_and_not_later_than_allowed() {
+        let (quota, now) = (Quota::new(10), Instant::now());
+        let longest = Duration::from_secs(1);
+        let take = |at| quota.take_ahead(1, longest, at);
+        assert!((0..20).all(|_| take(now) == Duration::ZERO));
+        let waits: Vec<Duration> = (0..12).map(|_| take(now)).collect();
+        let expected = (1..=12).map(|tenth| (Duration::from_millis(100) * tenth).min(longest));
+        assert_eq!(waits, expected.collect::<Vec<_>>());
+        assert!(!quota.take(1, now), "what was taken ahead is owed");
+        let later = now + longest;
+        assert_eq!(take(later), Duration::from_millis(100));
+        assert_eq!(take(later + Duration::from_secs(60)), Duration::ZERO);
     }
 
     #[test]

@@ -50,6 +50,15 @@ pub(super) struct LimitFlags {
         value_name = "HEADER"
     )]
     forwarded_header: String,
+    /// Requests a second of one address that are refused (status 4xx) at once, and at once those of two seconds; further refusals wait for
+    /// their turn, up to five seconds.
+    #[arg(
+        long,
+        env = "HERALD_REFUSALS_PER_SECOND",
+        default_value = "20",
+        value_name = "COUNT"
+    )]
+    refusals_per_second: String,
     /// Sessions of one user at once; beyond it the oldest is closed.
     #[arg(
         long,
@@ -134,9 +143,31 @@ impl LimitFlags {
         );
         let handshakes = self.check_handshakes(mistakes);
         let rhythm = self.check_rhythm(mistakes);
-        let per_address = self.connections_per_address.filter(|count| !count.is_empty());
+        let addresses = self.check_addresses(connections_max.unwrap_or(1) as usize, mistakes);
+        let sessions_per_user = check_count(
+            "HERALD_SESSIONS_PER_USER",
+            &self.sessions_per_user,
+            "64",
+            mistakes,
+        );
+        let memory = check_memory(self.memory_limit.filter(|limit| !limit.is_empty()), mistakes);
+        Some(Limits {
+            connections_max: connections_max? as usize,
+            addresses: addresses?,
+            sessions_per_user: sessions_per_user? as usize,
+            handshakes: handshakes?,
+            rhythm: rhythm?,
+            memory,
+        })
+    }
+
+    fn check_addresses(&self, connections_max: usize, mistakes: &mut Mistakes) -> Option<AddressConfig> {
+        let per_address = self
+            .connections_per_address
+            .as_deref()
+            .filter(|count| !count.is_empty());
         let per_address =
-            per_address.map(|count| check_count("HERALD_CONNECTIONS_PER_ADDRESS", &count, &count, mistakes));
+            per_address.map(|count| check_count("HERALD_CONNECTIONS_PER_ADDRESS", count, count, mistakes));
         let trusted_proxies = mistakes.check(
             "HERALD_TRUSTED_PROXIES",
             if_set(&self.trusted_proxies, "loopback").parse::<TrustedProxies>(),
@@ -145,29 +176,21 @@ impl LimitFlags {
             "HERALD_FORWARDED_HEADER",
             if_set(&self.forwarded_header, "X-Forwarded-For").parse::<ForwardedHeader>(),
         );
-        let sessions_per_user = check_count(
-            "HERALD_SESSIONS_PER_USER",
-            &self.sessions_per_user,
-            "64",
+        let refusals_per_second = check_count(
+            "HERALD_REFUSALS_PER_SECOND",
+            &self.refusals_per_second,
+            "20",
             mistakes,
         );
-        let memory = check_memory(self.memory_limit.filter(|limit| !limit.is_empty()), mistakes);
-        let connections_max = connections_max? as usize;
-        let default = AddressConfig::within(connections_max).connections_max;
-        Some(Limits {
-            connections_max,
-            addresses: AddressConfig {
-                trusted_proxies: trusted_proxies?,
-                header: header?,
-                connections_max: match per_address {
-                    Some(count) => count? as usize,
-                    None => default,
-                },
+        let default = AddressConfig::within(connections_max);
+        Some(AddressConfig {
+            trusted_proxies: trusted_proxies?,
+            header: header?,
+            connections_max: match per_address {
+                Some(count) => count? as usize,
+                None => default.connections_max,
             },
-            sessions_per_user: sessions_per_user? as usize,
-            handshakes: handshakes?,
-            rhythm: rhythm?,
-            memory,
+            refusals_per_second: refusals_per_second?,
         })
     }
 

@@ -118,6 +118,10 @@ fn router(edge: Edge, further: Router) -> Router {
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(from_fn(rest::read_out))
         .layer(from_fn_with_state(edge.addresses.clone(), address::admit))
+        .layer(from_fn_with_state(
+            edge.addresses.clone(),
+            address::delay_refusals,
+        ))
         .layer(cors)
         .layer(from_fn(identified))
         .with_state(edge)

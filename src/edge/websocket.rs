@@ -16,7 +16,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use futures::{Sink, SinkExt, Stream, StreamExt};
+use futures::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -53,8 +53,23 @@ const UPGRADE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a peer may take to end its side after it was sent a close frame.
 const LINGER: Duration = Duration::from_secs(3);
 
-/// How much is read at once of what a peer still sends after it was sent a close frame.
-const SCRAP_BYTES: usize = 1024;
+/// How long a peer that was too much waits for its close frame, unread: what it still sends comes to a halt, and it does not come back at
+/// once.
+const FLOOD_HOLD: Duration = Duration::from_secs(3);
+
+/// How often is read what a peer still sends after it was sent a close frame. One that was thrown out for its floods must not be read as fast as
+/// it sends: what it sends meanwhile fills the kernel's buffers, and then it waits.
+const LINGER_PACE: Duration = Duration::from_millis(50);
+
+/// Frames that are read at once of those.
+const FRAMES_PER_PACE: usize = 16;
+
+/// How much is read at once of what a peer still sends when nothing of it is a frame any more: little of most, and more of one that is in the
+/// middle of something long, which must come to its end before it sees the close frame.
+const SCRAP_BYTES: [usize; 2] = [1024, 16 * 1024];
+
+/// How often such scraps are read. Four mebibytes, the longest that a well-meant client may have begun, take a second and a half.
+const SCRAP_PACE: Duration = Duration::from_millis(5);
 
 /// The answer that switches protocols (RFC 6455 §4.2.2), if the request asks for it properly.
 ///
@@ -208,14 +223,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F> Sink<F> for Socket<S, F> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, F> Socket<S, F> {
-    /// Reads until the peer confirms the close, and answers whether it did.
+    /// Reads until the peer confirms the close, and answers whether it did. A peer that says something else first is read at a pace.
     async fn farewell(&mut self) -> Farewell {
+        let mut said = Some(self.socket.next().await);
         loop {
-            match self.socket.next().await {
-                Some(Ok(Message::Close(_))) => return Farewell::Confirmed,
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Farewell::Unknown,
+            for _ in 0..FRAMES_PER_PACE {
+                match said {
+                    Some(Some(Ok(Message::Close(_)))) => return Farewell::Confirmed,
+                    Some(Some(Err(_)) | None) => return Farewell::Unknown,
+                    Some(Some(Ok(_))) => said = self.socket.next().now_or_never(),
+                    None => break,
+                }
             }
+            tokio::time::sleep(LINGER_PACE).await;
+            said = self.socket.next().now_or_never();
         }
     }
 }
@@ -231,6 +252,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, F> Transport for Socket<S, F> {
         let End::Closed(code) = end else {
             return Farewell::Unknown;
         };
+        if code == CloseCode::TooManyFrames {
+            tokio::time::sleep(FLOOD_HOLD).await;
+        }
         let frame = CloseFrame {
             code: code.number().into(),
             reason: Utf8Bytes::from_static(code.reason()),
@@ -247,11 +271,68 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, F> Transport for Socket<S, F> {
             let stream = self.socket.get_mut();
             stream.shutdown().await?;
             // Not in the future itself, where every session would keep room for it as long as it lives.
-            let mut scrap = vec![0; SCRAP_BYTES];
-            while stream.read(&mut scrap).await? > 0 {}
+            let [little, more] = SCRAP_BYTES;
+            let mut scrap = vec![0; little];
+            loop {
+                match stream.read(&mut scrap).await? {
+                    0 => break,
+                    read if read == scrap.len() => scrap.resize(more, 0),
+                    _ => {}
+                }
+                tokio::time::sleep(SCRAP_PACE).await;
+            }
             std::io::Result::Ok(())
         };
         let _lingered = tokio::time::timeout(LINGER, drained).await;
         farewell
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    static TEXTS: Dialect<()> = Dialect {
+        name: "texts",
+        client_frame_bytes_max: 1024,
+        encode: |()| Message::text("nothing"),
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_was_too_much_waits_for_its_close_frame_and_is_not_read_as_fast_as_it_goes_on() {
+        const MANY: u32 = 100_000;
+        let (near, far) = tokio::io::duplex(4096);
+        let near = WebSocketStream::from_raw_socket(near, Role::Server, None).await;
+        // A peer that obeys nothing, and would not answer a close frame.
+        let (mut reader, mut writer) = tokio::io::split(far);
+        let mut socket = Socket::new(near, &TEXTS);
+        let began = Instant::now();
+        let mut sent = 0;
+        let flood = async {
+            // A text frame, masked with zeros (RFC 6455, section 5.2).
+            while sent < MANY && writer.write_all(b"\x81\x84\0\0\0\0more").await.is_ok() {
+                sent += 1;
+            }
+        };
+        let told = async {
+            let mut head = [0; 4];
+            reader.read_exact(&mut head).await.unwrap();
+            assert_eq!(head[0], 0x88, "a close frame");
+            assert_eq!(head[2..], CloseCode::TooManyFrames.number().to_be_bytes());
+            began.elapsed()
+        };
+        let finishing = async {
+            let farewell = socket.finish(End::Closed(CloseCode::TooManyFrames)).await;
+            drop(socket);
+            farewell
+        };
+        let ((), told, farewell) = tokio::join!(flood, told, finishing);
+        assert_eq!(told, FLOOD_HOLD);
+        assert_eq!(farewell, Farewell::Unknown);
+        assert_eq!(began.elapsed(), FLOOD_HOLD + LINGER);
+        // What found room in the buffers, and what was read at the pace.
+        assert!(sent < 3_000, "{sent}");
     }
 }

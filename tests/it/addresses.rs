@@ -1,12 +1,13 @@
 //! How much one address may have open, and who is believed about addresses.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
+use futures::future::join_all;
 use herald::{
     edge::{AddressConfig, ForwardedHeader},
     types::UserId,
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     processes::until,
@@ -155,5 +156,43 @@ async fn only_the_header_that_the_proxy_writes_is_believed() {
     let _other = through_proxy(address, alice, "x-forwarded-for", HERS)
         .await
         .unwrap();
+    scene.gateway.stop().await;
+}
+
+/// Asks without a token, and is refused.
+async fn be_refused(address: SocketAddr, from: &str) {
+    let answer = http::ask(address, "GET", "/v1/conversations", &[("X-Forwarded-For", from)]).await;
+    answer.problem(401);
+}
+
+#[tokio::test]
+async fn an_address_that_is_refused_all_the_time_waits_and_its_good_requests_do_not() {
+    let scene = Scene::<1>::with(|config| config.addresses.refusals_per_second = 1).await;
+    let [alice] = scene.people;
+    let address = scene.gateway.address();
+    let delayed = || scene.gateway.metric("refusals_delayed_total");
+    let began = Instant::now();
+    // Two come at once, and the others one a second.
+    let refused = join_all((0..6).map(|_| be_refused(address, HERS)));
+    let meanwhile = async {
+        until("a refusal to be held back", async || delayed() > 0.0).await;
+        // Whoever shares the address is served, and so is somebody else who is refused.
+        let bearer = format!("Bearer {}", token(alice));
+        let headers = [("Authorization", bearer.as_str()), ("X-Forwarded-For", HERS)];
+        let answer = http::ask(address, "GET", "/v1/conversations", &headers).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        through_proxy(address, alice, "x-forwarded-for", HERS)
+            .await
+            .unwrap();
+        let before = delayed();
+        be_refused(address, HIS).await;
+        assert_eq!(delayed(), before);
+    };
+    tokio::join!(refused, meanwhile);
+    assert!(
+        began.elapsed() > Duration::from_millis(3_900),
+        "{:?}",
+        began.elapsed()
+    );
     scene.gateway.stop().await;
 }

@@ -2,11 +2,13 @@
 //!
 //! A connection whose peer is the client itself takes one of its address's places when it is accepted, and keeps it for as long as it lives. One
 //! of a trusted proxy carries requests of many clients: there each request takes a place of its client's address, and a session keeps it.
+//! An address whose requests are refused all the time waits for the answers.
 //!
 //! Invariant: an address that is counted was seen by the gateway or by a trusted proxy, never only named by a client.
 
 mod forwarded;
 mod places;
+mod refusals;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -18,10 +20,13 @@ use axum::{
 };
 
 pub use self::forwarded::{ForwardedHeader, TrustedProxies};
-use self::places::Places;
-pub(super) use self::places::{Full, Place};
+use self::places::{Places, shared_by_customer};
+pub(super) use self::{
+    places::{Full, Place},
+    refusals::delay_refusals,
+};
 use super::Problem;
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, quota::Quota};
 
 /// What is counted when an address has too many connections.
 pub(super) const REASON: &str = "too_many_connections_of_address";
@@ -35,6 +40,8 @@ pub struct AddressConfig {
     pub header: ForwardedHeader,
     /// Connections of one address at once.
     pub connections_max: usize,
+    /// Requests a second of one address that are refused at once; further ones are refused at this rate.
+    pub refusals_per_second: u32,
 }
 
 impl AddressConfig {
@@ -44,6 +51,7 @@ impl AddressConfig {
             trusted_proxies: TrustedProxies::default(),
             header: ForwardedHeader::default(),
             connections_max: all_connections_max.div_ceil(10),
+            refusals_per_second: 20,
         }
     }
 }
@@ -54,6 +62,7 @@ pub struct Addresses {
     trusted_proxies: Arc<TrustedProxies>,
     header: ForwardedHeader,
     places: Places,
+    refusals: Arc<Quota<IpAddr>>,
     metrics: Arc<Metrics>,
 }
 
@@ -68,6 +77,7 @@ impl Addresses {
             trusted_proxies: Arc::new(config.trusted_proxies.clone()),
             header: config.header,
             places: Places::new(config.connections_max),
+            refusals: Arc::new(Quota::new(config.refusals_per_second)),
             metrics,
         }
     }
@@ -81,6 +91,16 @@ impl Addresses {
             return Ok(None);
         }
         self.places.take(peer).map(Some)
+    }
+
+    /// Where a request comes from, if it is known.
+    fn origin(&self, request: &Request) -> Option<IpAddr> {
+        let Peer(peer) = *request.extensions().get()?;
+        if self.trusted_proxies.contains(peer) {
+            self.behind_proxy(request)
+        } else {
+            Some(peer)
+        }
     }
 
     /// The client of a request that came from a proxy, if the proxy tells it.

@@ -87,7 +87,8 @@ impl Drop for Place {
     }
 }
 
-fn shared_by_customer(address: IpAddr) -> IpAddr {
+/// The address that stands for whoever has this one.
+pub(super) fn shared_by_customer(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let network = address.to_bits() & (u128::MAX << (u128::BITS - IPV6_PREFIX_BITS));

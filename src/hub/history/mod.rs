@@ -360,11 +360,12 @@ mod tests {
     #[test]
     fn what_was_asked_for_and_is_no_longer_kept_leaves_nothing_behind() {
         let (history, mut positions) = told(&[]);
-        for number in 1..=20 {
+        let operations = Operation::ALL.into_iter().cycle();
+        for (number, operation) in (1..=20).zip(operations) {
             positions.push(position(number, below(10 + number)));
             let people = (1 + u8::try_from(number % 5).unwrap(), 9);
             let change = |seq| Event {
-                operation: Operation::ALL[seq as usize % 3],
+                operation,
                 ..event(seq, 9 + number, people, BYTES_MAX / 8)
             };
             history.add([change(2 * number), change(2 * number + 1)].into());
