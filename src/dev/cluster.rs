@@ -649,8 +649,7 @@ impl Cluster {
             if lines.next() == Some(&*process)
                 && lines
                     .nth(STATE_LINE - 1)
-                    // A standby takes connections, too.
-                    .is_some_and(|line| matches!(line.trim(), "ready" | "standby"))
+                    .is_some_and(|line| line.trim() == "ready")
             {
                 return Ok(());
             }
