@@ -23,6 +23,7 @@ pub mod store;
 
 pub mod dev;
 pub mod fanout;
+pub mod load;
 pub mod session;
 pub mod tail;
 

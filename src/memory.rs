@@ -13,6 +13,12 @@ pub fn resident() -> Option<u64> {
     kibibytes(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
 }
 
+/// The memory that another process has, in bytes.
+pub fn resident_of(process: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    kibibytes(&status, "VmRSS:")
+}
+
 /// The memory that the process may have, in bytes: the least that its control group, those around it, and the machine have.
 pub fn limit() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo")

@@ -395,6 +395,11 @@ install_supabase_clients() {
     install_npm_packages "$root/tests/supabase" 'the clients of Supabase Realtime'
 }
 
+# Fills benches/node/node_modules.
+install_node_peer() {
+    install_npm_packages "$root/benches/node" 'what people use with Node in place of Herald'
+}
+
 # Builds the page into web/app/dist, the folder that `herald serve` and `herald dev` take. It needs Node.
 build_page() {
     install_npm_packages "$root/web" 'what the page is built with'

@@ -2,6 +2,7 @@
 
 mod dev;
 mod healthcheck;
+mod load;
 mod migrate;
 mod send;
 mod serve;
@@ -20,6 +21,7 @@ use clap::{Parser, Subcommand};
 use crate::config::{
     dev::{ChatterFlags, DevFlags},
     healthcheck::HealthcheckFlags,
+    load::LoadFlags,
     migrate::MigrateFlags,
     send::SendFlags,
     serve::ServeFlags,
@@ -52,6 +54,8 @@ enum Command {
     Send(Box<SendFlags>),
     /// Ask a gateway whether it is alive, or ready; for containers that have no other client.
     Healthcheck(HealthcheckFlags),
+    /// Put a gateway under load, by default one of its own: latency, throughput, processor time, memory, and whatever is lost or comes twice.
+    Load(Box<LoadFlags>),
     /// Run a private Postgres, a demo application with people who talk, and the gateway, all in one.
     Dev(DevFlags),
     /// People of the demo who talk until standard input ends; started by `herald dev`.
@@ -81,6 +85,7 @@ pub fn run() -> ExitCode {
         Command::Tail(flags) => tail::run(*flags),
         Command::Send(flags) => send::run(*flags),
         Command::Healthcheck(flags) => healthcheck::run(flags),
+        Command::Load(flags) => load::run(*flags),
         Command::Dev(flags) => dev::run(flags),
         Command::DevChatter(flags) => dev::run_chatter(flags),
     }

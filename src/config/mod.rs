@@ -10,6 +10,7 @@ mod database;
 pub mod dev;
 pub mod healthcheck;
 mod limits;
+pub mod load;
 pub mod migrate;
 pub mod quantity;
 mod secret;

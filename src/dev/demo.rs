@@ -17,6 +17,9 @@ const PAST_TALKS: usize = 90;
 const PAST_BEGAN_SECONDS_AGO: i64 = 28 * 24 * 3_600;
 /// How long ago the last one began: an hour, so that the history ends before the chatter begins.
 const PAST_ENDED_SECONDS_AGO: i64 = 3_600;
+/// The application's tables.
+pub const SCHEMA: &str = include_str!("../../sql/demo/schema.sql");
+
 /// The last talks end with a line that its receiver has not read.
 const UNREAD_TALKS: usize = 12;
 /// Two programs that load at once must not both make the tables. The number means nothing beyond being the same for both.
@@ -38,9 +41,7 @@ pub async fn load(client: &mut Client) -> Result<u64, tokio_postgres::Error> {
         .query_one("select to_regclass('public.messages') is not null", &[])
         .await?;
     if !present.get::<_, bool>(0) {
-        transaction
-            .batch_execute(include_str!("../../sql/demo/schema.sql"))
-            .await?;
+        transaction.batch_execute(SCHEMA).await?;
     }
     let (ids, names, avatars): (Vec<_>, Vec<_>, Vec<_>) = unzip(
         PEOPLE

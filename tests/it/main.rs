@@ -28,6 +28,7 @@ mod handshakes;
 mod healthcheck;
 mod life;
 mod limits;
+mod load;
 mod migrate;
 mod network;
 mod parking;
