@@ -22,7 +22,7 @@ use crate::support::{
 };
 
 /// The topic of most channels here.
-const INBOX: &str = "realtime:inbox";
+pub(crate) const INBOX: &str = "realtime:inbox";
 
 /// No channel is given a place until the transaction has ended: where channels stood cannot be read.
 const NO_PLACES: &str = "begin; lock table herald.channel in access exclusive mode";
@@ -57,7 +57,7 @@ fn inbox_of(user: UserId) -> Value {
 }
 
 /// A client whose inbox is live.
-async fn inbox(door: &Door, user: UserId) -> Phoenix {
+pub(crate) async fn inbox(door: &Door, user: UserId) -> Phoenix {
     let mut client = door.open().await;
     client.join_live(INBOX, &inbox_of(user)).await;
     client
