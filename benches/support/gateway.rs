@@ -61,6 +61,11 @@ impl Gateway {
         self.address
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
     /// The answer to a request, with its headers.
     async fn page(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();

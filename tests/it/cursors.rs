@@ -14,12 +14,15 @@ use herald::{
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use crate::support::{
-    database::{Database, people},
-    gateway::{self, Gateway, config, token},
-    scene::{Scene, content},
-    socket::Socket,
-    wait_until,
+use crate::{
+    processes::until,
+    support::{
+        database::{Database, ask, people},
+        gateway::{self, Gateway, config, token},
+        scene::{Scene, content},
+        socket::Socket,
+        wait_until,
+    },
 };
 
 fn cursor_of(ready: &Value) -> &str {
@@ -345,9 +348,14 @@ async fn a_feed_that_finds_rows_pruned_that_it_had_not_read_sends_everybody_to_r
     let [alice] = scene.people;
     scene.gateway.asleep().await;
     let (mut open, ready) = scene.connect(alice).await;
-    for _ in 0..10 {
-        scene.execute("select pg_current_xact_id()").await;
-    }
+    let url = scene.database.url();
+    let later = ask(&url, "select pg_current_xact_id()::text").await;
+    // Other tests have transactions in the same cluster, before the oldest of which nothing is pruned.
+    let is_over = format!("select (pg_snapshot_xmin(pg_current_snapshot()) > '{later}'::xid8)::text");
+    until("everything to be over that runs now", async || {
+        ask(&url, &is_over).await == "true"
+    })
+    .await;
     // What another gateway records when it prunes up to this moment.
     scene
         .execute("update herald.state set pruned_before = pg_snapshot_xmin(pg_current_snapshot())")
