@@ -7,8 +7,8 @@
 //! Peer of the first shape, in the same run: a thread that writes as many bytes to 1,000 sockets, one `write(2)` each, at the same pace, and does
 //! nothing else. What the kernel does to carry bytes to a socket of the same machine counts for whoever sends, on both sides.
 //!
-//! Limits: a delivery of the first shape costs at most 1.2 times the bare write; one of the second at most 8 µs, and the last of them is at its
-//! socket 100 ms after the last commit. The run fails otherwise.
+//! Limits: a delivery of the first shape costs at most 1.2 times the bare write; one of the second at most 3.3 times (8 µs on a machine on which a bare
+//! write takes 2.4 µs), and the last of them is at its socket 100 ms after the last commit. The run fails otherwise.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -17,14 +17,7 @@
 
 mod support;
 
-use std::{
-    fs,
-    io::Write as _,
-    net::Ipv4Addr,
-    num::NonZeroU32,
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::{fs, io::Write as _, net::Ipv4Addr, num::NonZeroU32, process::ExitCode, time::Duration};
 
 use herald::{
     auth::Secret,
@@ -36,7 +29,7 @@ use herald::{
     postgres::Settings,
     tasks::Tasks,
 };
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::{io::AsyncReadExt, net::TcpStream, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use support::{
@@ -65,8 +58,8 @@ const OWN_MESSAGES: u32 = 100_000;
 /// Rows of one statement.
 const ROWS: u32 = 50;
 
-/// The most that a delivery may cost: the first in bare writes, the second in microseconds.
-const LIMITS: (f64, f64) = (1.2, 8.0);
+/// The most that a delivery of each shape may cost, in bare writes.
+const LIMITS: (f64, f64) = (1.2, 3.3);
 
 /// The longest time from the last commit to the last delivery, in milliseconds.
 const LAG_MAX: f64 = 100.0;
@@ -108,12 +101,14 @@ async fn run() -> ExitCode {
     );
     let of_own = cost(&own);
     println!(
-        "{PEOPLE} people each their own, a delivery:      {of_own:.2} µs, {:.0} written a second, {:.1} ms behind the last commit",
-        own.writing.per_second, own.delivery.lag
+        "{PEOPLE} people each their own, a delivery:      {of_own:.2} µs, {:.2} times, {:.0} written a second, {:.1} ms behind the last commit",
+        of_own / bare,
+        own.writing.per_second,
+        own.delivery.lag
     );
-    let (bare_max, own_max) = LIMITS;
-    println!("limits: {bare_max} times, {own_max} µs, {LAG_MAX} ms");
-    if of_one > bare_max * bare || of_own > own_max || own.delivery.lag > LAG_MAX {
+    let (one_max, own_max) = LIMITS;
+    println!("limits: {one_max} times, {own_max} times, {LAG_MAX} ms");
+    if of_one > one_max * bare || of_own > own_max * bare || own.delivery.lag > LAG_MAX {
         println!("the limit is exceeded");
         return ExitCode::FAILURE;
     }
