@@ -40,7 +40,7 @@ const WARM_UP: f64 = 0.25;
 
 /// What somebody holds while he or she is there.
 enum Presence {
-    Native(Socket),
+    Native(Box<Socket>),
     Events(Box<EventSource>),
     Phoenix(crate::support::phoenix::Phoenix),
 }
@@ -87,7 +87,7 @@ fn resident(process: &Process) -> u64 {
 /// Comes in this way, with a cursor if there is one.
 async fn come(address: SocketAddr, person: UserId, round: usize, cursor: Option<&str>) -> Presence {
     match round % 3 {
-        0 => Presence::Native(Socket::connect(address, &token(person), cursor).await.0),
+        0 => Presence::Native(Box::new(Socket::connect(address, &token(person), cursor).await.0)),
         1 => Presence::Events(Box::new(
             EventSource::connect(address, &token(person), cursor).await.0,
         )),
