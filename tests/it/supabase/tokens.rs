@@ -62,7 +62,8 @@ async fn a_token_is_too_late_for_the_join(package: Package) {
     let [alice, bob] = scene.people;
     let settings = Settings::new(package, scene.gateway.address())
         .frames()
-        .callback(&token(bob), Some(50));
+        // It is fetched from the client's making on, and the wish to subscribe reaches a busy machine's driver late.
+        .callback(&token(bob), Some(1000));
     let client = driver.client(settings).await;
     let mut channel = client
         .subscribe("inbox", &changes(&[messages_of("receiver_id", bob)]))
