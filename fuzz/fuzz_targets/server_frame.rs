@@ -15,10 +15,17 @@ use herald_fuzz::{
     types::UserId,
 };
 use libfuzzer_sys::{Corpus, fuzz_target};
-use serde_json::{Value, value::RawValue};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 const CURSOR: &str = "e.1-9";
+
+/// What a client reads of a row.
+#[derive(Deserialize)]
+struct Row {
+    id: Uuid,
+}
 
 fuzz_target!(|data: &[u8]| -> Corpus {
     let Ok(text) = str::from_utf8(data) else {
@@ -45,10 +52,8 @@ fn check_events(text: &str) {
     let Ok(row) = serde_json::from_str::<&RawValue>(text) else {
         return;
     };
-    let id = serde_json::from_str::<Value>(text)
-        .ok()
-        .filter(Value::is_object)
-        .and_then(|row| row["id"].as_str()?.parse::<Uuid>().ok());
+    // A view has one column of a name. JSON with two of them is not refused by everybody who reads it, but by the client.
+    let id = serde_json::from_str::<Row>(text).ok().map(|row| row.id);
     let mut builder = EventsFrameBuilder::new();
     let event = |seq, xid, operation, row: Option<&str>| Event {
         seq,
