@@ -14,11 +14,7 @@
 
 mod support;
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{process::ExitCode, time::Duration};
 
 use futures::StreamExt;
 use herald::tasks::Tasks;
@@ -39,9 +35,6 @@ const LIMIT_KIB: f64 = 8.0;
 
 /// Connections that are being opened at the same time.
 const AT_ONCE: usize = 64;
-
-/// Connections from one address: a port of this end stands for one connection, and there are some 28,000 by default.
-const PER_ADDRESS: u32 = 5_000;
 
 /// Longer than the gateway's heartbeat of 25 s, so that each session has sent and received one.
 const A_HEARTBEAT: Duration = Duration::from_secs(30);
@@ -64,7 +57,7 @@ async fn run() -> ExitCode {
     let before = gateway.resident_kib();
     let began = Instant::now();
     let opened = futures::stream::iter((0..).zip(&tokens))
-        .map(|(number, token)| socket::open(gateway.address(), token, source(number)))
+        .map(|(number, token)| socket::open(gateway.address(), token, socket::source(number)))
         .buffer_unordered(AT_ONCE)
         .for_each(async |mut socket| {
             // Reading answers the gateway's pings.
@@ -103,10 +96,4 @@ async fn run() -> ExitCode {
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
-}
-
-/// The address that a connection comes from.
-fn source(number: u32) -> IpAddr {
-    let [.., last] = (1 + number / PER_ADDRESS).to_be_bytes();
-    Ipv4Addr::new(127, 0, 0, last).into()
 }

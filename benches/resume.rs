@@ -14,11 +14,7 @@
 
 mod support;
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use futures::StreamExt;
 use herald::tasks::Tasks;
@@ -42,9 +38,6 @@ const BURST: Duration = Duration::from_secs(1);
 
 /// Connections that are being opened at the same time while nobody is in a hurry.
 const AT_ONCE: usize = 64;
-
-/// Connections from one address: a port of this end stands for one connection, and there are some 28,000 by default.
-const PER_ADDRESS: u32 = 2_500;
 
 /// The longest time until everybody is back, and the most questions.
 const LIMIT: (Duration, u64) = (Duration::from_secs(3), 100);
@@ -150,7 +143,7 @@ async fn open(gateway: SocketAddr, number: u32, token: &str, cursor: Option<&str
         .unwrap();
     let bearer = format!("Bearer {token}").parse().unwrap();
     request.headers_mut().insert("authorization", bearer);
-    let mut socket = Box::pin(socket::dial(gateway, request, source(number))).await;
+    let mut socket = Box::pin(socket::dial(gateway, request, socket::source(number))).await;
     let ready = frame(&mut socket).await;
     assert_eq!(ready["type"], "ready", "{ready}");
     (socket, ready)
@@ -164,10 +157,4 @@ async fn frame(socket: &mut Socket) -> Value {
             other => panic!("the connection ended: {other:?}"),
         }
     }
-}
-
-/// The address that a connection comes from.
-fn source(number: u32) -> IpAddr {
-    let [.., last] = (1 + number / PER_ADDRESS).to_be_bytes();
-    Ipv4Addr::new(127, 0, 0, last).into()
 }

@@ -1,6 +1,6 @@
 //! A client of the native protocol with small buffers, since thousands of them are in one process.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use futures::StreamExt;
 use tokio::net::{TcpSocket, TcpStream};
@@ -10,6 +10,10 @@ use tokio_tungstenite::{
         Message, client::IntoClientRequest, handshake::client::Request, protocol::WebSocketConfig,
     },
 };
+
+/// Connections from one address of this machine: a port of this end stands for one connection, there are some 28,000 by default, and those of
+/// connections that were open a moment ago are not free yet.
+const PER_ADDRESS: u32 = 2_500;
 
 /// An open socket.
 pub(crate) type Socket = WebSocketStream<TcpStream>;
@@ -37,4 +41,10 @@ pub(crate) async fn dial(gateway: SocketAddr, request: Request, from: IpAddr) ->
     let opening = Box::pin(client_async_with_config(request, stream, Some(config)));
     let (socket, _answer) = opening.await.unwrap();
     socket
+}
+
+/// The address that the connection with this number comes from.
+pub(crate) fn source(number: u32) -> IpAddr {
+    let [.., last] = (1 + number / PER_ADDRESS).to_be_bytes();
+    Ipv4Addr::new(127, 0, 0, last).into()
 }
