@@ -70,6 +70,23 @@ pub struct Addresses {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) IpAddr);
 
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    /// The connection's peer, whose connection holds the place.
+    Peer(IpAddr),
+    /// The client of a trusted proxy, as the proxy tells it.
+    BehindProxy(IpAddr),
+}
+
+impl Origin {
+    const fn address(self) -> IpAddr {
+        match self {
+            Self::Peer(address) | Self::BehindProxy(address) => address,
+        }
+    }
+}
+
 impl Addresses {
     /// Nothing is open yet.
     pub fn new(config: &AddressConfig, metrics: Arc<Metrics>) -> Self {
@@ -94,25 +111,15 @@ impl Addresses {
     }
 
     /// Where a request comes from, if it is known.
-    fn origin(&self, request: &Request) -> Option<IpAddr> {
-        let Peer(peer) = *request.extensions().get()?;
-        if self.trusted_proxies.contains(peer) {
-            self.behind_proxy(request)
-        } else {
-            Some(peer)
-        }
-    }
-
-    /// The client of a request that came from a proxy, if the proxy tells it.
-    fn behind_proxy(&self, request: &Request) -> Option<IpAddr> {
+    fn origin(&self, request: &Request) -> Option<Origin> {
         let Peer(peer) = *request.extensions().get()?;
         if !self.trusted_proxies.contains(peer) {
-            // Its connection holds the place.
-            return None;
+            return Some(Origin::Peer(peer));
         }
         let values = request.headers().get_all(self.header.name());
         let values: Vec<&[u8]> = values.iter().map(http::HeaderValue::as_bytes).collect();
-        self.trusted_proxies.client(peer, self.header, values.into_iter())
+        let client = self.trusted_proxies.client(peer, self.header, values.into_iter());
+        client.map(Origin::BehindProxy)
     }
 }
 
@@ -125,7 +132,7 @@ pub(super) async fn admit(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let Some(client) = addresses.behind_proxy(&request) else {
+    let Some(Origin::BehindProxy(client)) = addresses.origin(&request) else {
         return Ok(next.run(request).await);
     };
     tracing::Span::current().record("client", tracing::field::display(client));

@@ -32,7 +32,7 @@ pub(in crate::edge) async fn delay_refusals(
     if let Some(origin) = origin
         && response.status().is_client_error()
     {
-        let origin = shared_by_customer(origin);
+        let origin = shared_by_customer(origin.address());
         let late = addresses.refusals.take_ahead(origin, LATE_MAX, Instant::now());
         if !late.is_zero() {
             addresses.metrics.refusals_delayed.inc();
