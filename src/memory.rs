@@ -10,13 +10,16 @@ const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
 /// The memory that the process has, in bytes (`VmRSS` of `proc_pid_status(5)`).
 pub fn resident() -> Option<u64> {
-    kibibytes(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
+    resident_by("/proc/self/status")
 }
 
 /// The memory that another process has, in bytes.
 pub fn resident_of(process: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    kibibytes(&status, "VmRSS:")
+    resident_by(&format!("/proc/{process}/status"))
+}
+
+fn resident_by(status: &str) -> Option<u64> {
+    kibibytes(&fs::read_to_string(status).ok()?, "VmRSS:")
 }
 
 /// The memory that the process may have, in bytes: the least that its control group, those around it, and the machine have.

@@ -1,9 +1,8 @@
 //! `herald serve` as a process of its own, on a port that the kernel chose.
 
-use std::{fs, net::SocketAddr, process::Stdio, time::Duration};
+use std::{net::SocketAddr, process::Stdio, time::Duration};
 
-use herald::tasks::Tasks;
-use rustix::param::clock_ticks_per_second;
+use herald::{load::process::processor_time, memory::resident_of, tasks::Tasks};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -95,19 +94,12 @@ impl Gateway {
 
     /// The processor time that the process has taken, in user mode and in the kernel. The kernel tells it in ticks.
     pub(crate) fn processor_time(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id().unwrap())).unwrap();
-        // The name of the process is in parentheses and may hold anything.
-        let (_, fields) = stat.rsplit_once(") ").unwrap();
-        let ticks = fields.split(' ').skip(11).take(2);
-        let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().unwrap()).sum();
-        Duration::from_micros(ticks * 1_000_000 / clock_ticks_per_second())
+        processor_time(self.id()).unwrap()
     }
 
     /// The process's resident memory in KiB, as the kernel counts it.
     pub(crate) fn resident_kib(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.unwrap().trim_end_matches("kB").trim().parse().unwrap()
+        resident_of(self.id()).unwrap() / 1024
     }
 }
 

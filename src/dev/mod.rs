@@ -50,7 +50,7 @@ pub(crate) fn in_full(error: &tokio_postgres::Error) -> String {
 }
 
 /// A secret of 256 random bits, as 64 hexadecimal digits.
-fn secret() -> String {
+pub(crate) fn secret() -> String {
     format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>())
 }
 

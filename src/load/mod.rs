@@ -10,7 +10,7 @@ mod latency;
 mod listener;
 mod outcome;
 pub mod plan;
-mod process;
+pub mod process;
 mod progress;
 pub mod report;
 mod tally;
@@ -44,7 +44,7 @@ pub use self::{
     outcome::{Delivery, Opening, Outcome, ProcessCost, Sample, Writing},
     writer::WriteError,
 };
-use crate::tasks::Tasks;
+use crate::{memory, tasks::Tasks};
 
 /// Sessions that are being opened at the same time.
 const OPENING_AT_ONCE: usize = 64;
@@ -120,7 +120,7 @@ pub async fn run(
     mut tell: impl FnMut(Notice<'_>),
 ) -> Result<Outcome, LoadError> {
     let (plan, target, tasks) = (Arc::new(plan), Arc::new(target), Tasks::new());
-    let empty = target.process.and_then(process::resident);
+    let empty = target.process.and_then(memory::resident_of);
     let (sockets, opened_in) = open_all(&plan, &target, stopping, &mut tell).await?;
     let writers = connect_writers(&plan, &target, &tasks).await?;
     if stopping.run_until_cancelled(sleep(SETTLING)).await.is_none() {
@@ -128,7 +128,7 @@ pub async fn run(
     }
     let memory = Memory {
         empty,
-        idle: target.process.and_then(process::resident),
+        idle: target.process.and_then(memory::resident_of),
     };
     let sessions = sockets.len() as u64;
     let running = Running::begin(&plan, &target, sockets, writers, &tasks);
@@ -388,7 +388,7 @@ impl<'a> Samples<'a> {
             p50: lately.p50,
             p99: lately.p99,
             processor_percent,
-            resident_mib: self.process.and_then(process::resident).map(mib),
+            resident_mib: self.process.and_then(memory::resident_of).map(mib),
         });
         &self.taken[self.taken.len() - 1]
     }

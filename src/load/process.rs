@@ -1,13 +1,11 @@
-//! What a process of this machine has taken of it, by `proc_pid_stat(5)` and `proc_pid_status(5)`. Elsewhere than on Linux nothing is known.
+//! What a process of this machine has taken of its processors, by `proc_pid_stat(5)`. Elsewhere than on Linux nothing is known.
 
 use std::{fs, time::Duration};
 
 use rustix::param::clock_ticks_per_second;
 
-use crate::memory;
-
 /// The processor time that a process has taken so far, in user mode and in the kernel. The kernel tells it in ticks, mostly of 10 ms.
-pub(super) fn processor_time(process: u32) -> Option<Duration> {
+pub fn processor_time(process: u32) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // The name of the process is in parentheses and may hold anything.
     let (_, fields) = stat.rsplit_once(") ")?;
@@ -19,25 +17,18 @@ pub(super) fn processor_time(process: u32) -> Option<Duration> {
     ))
 }
 
-/// The memory that a process has, in bytes.
-pub(super) fn resident(process: u32) -> Option<u64> {
-    memory::resident_of(process)
-}
-
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 
     #[test]
-    fn this_process_takes_time_and_memory() {
+    fn this_process_takes_time() {
         let process = std::process::id();
         let before = processor_time(process).unwrap();
         let mut sum = 0_u64;
         while processor_time(process).unwrap() == before {
             sum = (0..1_000_000).fold(sum, |sum, number| std::hint::black_box(sum ^ number));
         }
-        assert!(resident(process).unwrap() > 1 << 20);
         assert_eq!(processor_time(u32::MAX), None);
-        assert_eq!(resident(u32::MAX), None);
     }
 }

@@ -97,7 +97,7 @@ impl OwnStage {
         Ok(Self {
             cluster,
             people,
-            secret: format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>()),
+            secret: dev::secret(),
         })
     }
 

@@ -1,9 +1,9 @@
 //! People connect, chat and leave, all the time and in every way: what the gateway keeps for those who have left is nothing.
 
-use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use herald::types::UserId;
+use herald::{memory::resident_of, types::UserId};
 use serde_json::Value;
 use tokio::time::Instant;
 use tokio_postgres::Client;
@@ -74,16 +74,6 @@ impl Presence {
     }
 }
 
-/// The memory of a process, in bytes, as the kernel counts it.
-fn resident(process: &Process) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap();
-    1024 * line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap()
-}
-
 /// Comes in this way, with a cursor if there is one.
 async fn come(address: SocketAddr, person: UserId, round: usize, cursor: Option<&str>) -> Presence {
     match round % 3 {
@@ -134,7 +124,7 @@ async fn churn(gateway: &Process, database: &Database, guests: &[Uuid], lasting:
         })
     })
     .await;
-    let memory = resident(gateway);
+    let memory = resident_of(gateway.id()).unwrap();
     note(&format_args!("{visits} visits, and then {} KiB", memory / 1024));
     memory
 }
