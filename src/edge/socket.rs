@@ -160,9 +160,8 @@ mod tests {
             cursor: None,
         };
         let (near, far) = tokio::io::duplex(1024);
-        let socket = WebSocketStream::from_raw_socket(near, Role::Server, None).await;
         let mut client = WebSocketStream::from_raw_socket(far, Role::Client, None).await;
-        let session = sessions.run(opening, Socket::new(socket, &NATIVE));
+        let session = sessions.run(opening, Socket::new(near, Vec::new(), &NATIVE));
         let said = async {
             let Some(Ok(Message::Close(Some(frame)))) = client.next().await else {
                 panic!("no close frame came");

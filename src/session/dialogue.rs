@@ -58,11 +58,11 @@ pub(super) trait Dialogue: Unpin {
     /// It is time for a sign of life.
     fn beat(&mut self);
 
-    /// What is said next, if anything.
+    /// What is said next, now, if anything.
     ///
     /// # Errors
     /// The session is over, and everything before was said.
-    fn next_frame(&mut self) -> Result<Option<Written<Self::Frame>>, End>;
+    fn next_frame(&mut self, now: Instant) -> Result<Option<Written<Self::Frame>>, End>;
 }
 
 /// When a token that ends at this moment ends by the runtime's clock.

@@ -69,7 +69,7 @@ impl Dialogue for Echo {
         self.answers.push_back(Message::Ping(Bytes::new()));
     }
 
-    fn next_frame(&mut self) -> Result<Option<Written<Message>>, End> {
+    fn next_frame(&mut self, _now: Instant) -> Result<Option<Written<Message>>, End> {
         Ok(self.answers.pop_front().map(Written::plain))
     }
 }

@@ -32,7 +32,7 @@ const FRAMES_PER_FLUSH: usize = 64;
 struct Unflushed {
     events: u64,
     committed: Vec<Instant>,
-    /// Since when there is anything; a transport that takes nothing for long is as good as gone.
+    /// Since when there is anything, or could not be; a transport that takes nothing for long is as good as gone.
     since: Option<Instant>,
 }
 
@@ -73,8 +73,8 @@ impl<'a, D: Dialogue, T: Transport<Frame = D::Frame>> Live<'a, D, T> {
         loop {
             let heard = self.poll_inbound(context)?;
             self.dialogue.poll_work(&mut self.rhythm, context)?;
-            self.poll_alarm(context)?;
-            self.poll_outbound(context)?;
+            let now = self.poll_alarm(context)?;
+            self.poll_outbound(now, context)?;
             // Where reading stopped for want of room, nothing will wake the session for what is still unread.
             if heard == Heard::Everything || !self.dialogue.has_room() {
                 return Ok(());
@@ -97,17 +97,19 @@ impl<'a, D: Dialogue, T: Transport<Frame = D::Frame>> Live<'a, D, T> {
         Ok(Heard::Some)
     }
 
-    fn poll_alarm(&mut self, context: &mut Context<'_>) -> Ended {
+    /// Does what is due, and answers what time it is: to ask the clock is a part of what a delivery costs.
+    fn poll_alarm(&mut self, context: &mut Context<'_>) -> Result<Instant, End> {
         loop {
+            let now = Instant::now();
             // A peer may send pings and read nothing: that it is alive does not make it a reader.
             let stalled = self
                 .unflushed
                 .since
-                .is_some_and(|since| self.rhythm.is_too_long(since.elapsed()));
+                .is_some_and(|since| self.rhythm.is_too_long(now.duration_since(since)));
             if stalled {
                 return Err(End::Closed(CloseCode::Slow));
             }
-            match self.rhythm.due(Instant::now()) {
+            match self.rhythm.due(now) {
                 Due::Nothing => {}
                 Due::Close(code) => return Err(End::Closed(code)),
                 Due::Heartbeat => self.dialogue.beat(),
@@ -117,16 +119,16 @@ impl<'a, D: Dialogue, T: Transport<Frame = D::Frame>> Live<'a, D, T> {
                 self.alarm.as_mut().reset(deadline);
             }
             if self.alarm.as_mut().poll(context).is_pending() {
-                return Ok(());
+                return Ok(now);
             }
         }
     }
 
     /// Writes what waits, and flushes once.
-    fn poll_outbound(&mut self, context: &mut Context<'_>) -> Ended {
+    fn poll_outbound(&mut self, now: Instant, context: &mut Context<'_>) -> Ended {
         self.outbox.register(context);
         loop {
-            let filled = self.fill(context)?;
+            let filled = self.fill(now, context)?;
             if self.unflushed.since.is_none() {
                 return Ok(());
             }
@@ -142,11 +144,12 @@ impl<'a, D: Dialogue, T: Transport<Frame = D::Frame>> Live<'a, D, T> {
     }
 
     /// Hands frames to the transport until there are none, it takes no more, or it is time to flush.
-    fn fill(&mut self, context: &mut Context<'_>) -> Result<Filled, End> {
+    fn fill(&mut self, now: Instant, context: &mut Context<'_>) -> Result<Filled, End> {
         for _ in 0..FRAMES_PER_FLUSH {
             match Pin::new(&mut *self.transport).poll_ready(context) {
                 // A session that was closed ends even though its peer takes nothing: what waits is in the log too.
                 Poll::Pending => {
+                    self.unflushed.since.get_or_insert(now);
                     return self
                         .outbox
                         .closed()
@@ -159,13 +162,13 @@ impl<'a, D: Dialogue, T: Transport<Frame = D::Frame>> Live<'a, D, T> {
                 frame,
                 events,
                 committed,
-            }) = self.dialogue.next_frame()?
+            }) = self.dialogue.next_frame(now)?
             else {
                 return Ok(Filled::Emptied);
             };
             self.unflushed.events += events;
             self.unflushed.committed.extend(committed);
-            self.unflushed.since.get_or_insert_with(Instant::now);
+            self.unflushed.since.get_or_insert(now);
             Pin::new(&mut *self.transport)
                 .start_send(frame)
                 .map_err(|TransportGone| End::Left)?;
@@ -174,8 +177,11 @@ impl<'a, D: Dialogue, T: Transport<Frame = D::Frame>> Live<'a, D, T> {
     }
 
     fn note_flushed(&mut self) {
-        for committed in self.unflushed.committed.drain(..) {
-            observe(&self.metrics.delivery_latency, committed.elapsed());
+        if !self.unflushed.committed.is_empty() {
+            let now = Instant::now();
+            for committed in self.unflushed.committed.drain(..) {
+                observe(&self.metrics.delivery_latency, now.duration_since(committed));
+            }
         }
         self.metrics
             .events_delivered

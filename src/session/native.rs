@@ -231,7 +231,7 @@ impl Dialogue for Native<'_> {
         self.renew_cursor();
     }
 
-    fn next_frame(&mut self) -> Result<Option<Written<Outbound>>, End> {
+    fn next_frame(&mut self, now: Instant) -> Result<Option<Written<Outbound>>, End> {
         let Some(frame) = self.next_outbound()? else {
             return Ok(None);
         };
@@ -240,7 +240,7 @@ impl Dialogue for Native<'_> {
             events = delivery.frame.events() as u64;
             committed = Some(delivery.committed);
             if delivery.frame.carries_cursor() {
-                self.cursor_sent = Instant::now();
+                self.cursor_sent = now;
             }
         }
         Ok(Some(Written {

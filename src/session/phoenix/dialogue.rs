@@ -334,7 +334,7 @@ impl Dialogue for Phoenix<'_> {
         self.outgoing.write(Frame::Ping(ping));
     }
 
-    fn next_frame(&mut self) -> Result<Option<Written<Frame>>, End> {
+    fn next_frame(&mut self, _now: Instant) -> Result<Option<Written<Frame>>, End> {
         loop {
             match self.outgoing.pop() {
                 Some(Step::Write(written)) => {

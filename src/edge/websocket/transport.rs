@@ -1,38 +1,29 @@
-//! WebSockets on top of tokio-tungstenite, whatever is said on them.
-//!
-//! The handshake's answer is made here and not by tungstenite, because the request has been read by the HTTP server
-//! already. After the upgrade the plain connection is taken back out of it, so that an idle session costs a socket,
-//! a small buffer and its task, and nothing of the HTTP server.
+//! A WebSocket as the transport of a session.
 
 use std::{
     fmt,
+    future::poll_fn,
+    io::{self, Read, Write},
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
-use axum::{
-    extract::Request,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
-};
-use futures::{FutureExt, Sink, SinkExt, Stream, StreamExt};
+use futures::{FutureExt, Sink, Stream};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        Error as SocketError, Message, Utf8Bytes,
-        error::ProtocolError,
-        handshake::derive_accept_key,
-        protocol::{CloseFrame, Role, WebSocketConfig},
-    },
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio_tungstenite::tungstenite::{
+    Error as SocketError, Message, Utf8Bytes,
+    error::ProtocolError,
+    protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext},
 };
 
 use super::{
-    Problem,
-    connection::{Connection, ServedConnection},
+    super::connection::{Connection, ServedConnection},
+    Dialect,
+    frames::FrameQueue,
+    readiness::Readiness,
 };
 use crate::{
     protocol::close::CloseCode,
@@ -43,9 +34,12 @@ use crate::{
 /// 128 KiB. A client's frames are short, and a longer one makes the buffer grow for as long as it takes.
 const READ_BUFFER_BYTES: usize = 1024;
 
-/// Frames are collected up to this many bytes before they are written to the socket. The buffer grows when it is
-/// used; a common message fits many times.
-const WRITE_BUFFER_BYTES: usize = 16 * 1024;
+/// Answers to pings, and to a close frame, that wait for a peer that does not read. Of further pings only the last is answered then (RFC 6455,
+/// section 5.5.3).
+const ANSWERS_BYTES_MAX: usize = 4 * 1024;
+
+/// A session's frames are collected up to this many bytes before they are written to the socket; a common message fits many times.
+const FRAMES_BYTES: usize = 16 * 1024;
 
 /// How long the HTTP server may take to hand the connection over.
 const UPGRADE_DEADLINE: Duration = Duration::from_secs(10);
@@ -71,64 +65,19 @@ const SCRAP_BYTES: [usize; 2] = [1024, 16 * 1024];
 /// How often such scraps are read. Four mebibytes, the longest that a well-meant client may have begun, take a second and a half.
 const SCRAP_PACE: Duration = Duration::from_millis(5);
 
-/// The answer that switches protocols (RFC 6455 §4.2.2), if the request asks for it properly.
-///
-/// # Errors
-/// `426` or `400`.
-pub(super) fn handshake(headers: &HeaderMap) -> Result<Response, Problem> {
-    let has = |name: header::HeaderName, token: &str| {
-        headers
-            .get_all(name)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .any(|value| {
-                value
-                    .split(',')
-                    .any(|part| part.trim().eq_ignore_ascii_case(token))
-            })
-    };
-    let upgrades = has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket");
-    if !upgrades || !has(header::SEC_WEBSOCKET_VERSION, "13") {
-        return Err(Problem::upgrade_required());
-    }
-    let key = headers
-        .get(header::SEC_WEBSOCKET_KEY)
-        .ok_or(Problem::bad_handshake())?;
-    let accept =
-        HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| Problem::bad_handshake())?;
-    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
-    let answer = response.headers_mut();
-    answer.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    answer.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    answer.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    Ok(response)
-}
-
-/// Takes the connection's upgrade out of a request.
-///
-/// # Errors
-/// `426` if the connection cannot be upgraded.
-pub(super) fn upgrade(request: &mut Request) -> Result<OnUpgrade, Problem> {
-    request
-        .extensions_mut()
-        .remove::<OnUpgrade>()
-        .ok_or(Problem::upgrade_required())
-}
-
-/// What is said on a socket.
-#[derive(Debug)]
-pub(super) struct Dialect<F> {
-    /// Its name in metrics.
-    pub(super) name: &'static str,
-    /// The largest frame that a client may send, in bytes.
-    pub(super) client_frame_bytes_max: usize,
-    /// How a frame is written.
-    pub(super) encode: fn(F) -> Message,
-}
-
 /// A WebSocket that carries a session.
-pub(super) struct Socket<S, F: 'static> {
-    socket: WebSocketStream<S>,
+///
+/// Two write to its stream: the queue of the session's frames, and tungstenite, which answers pings and close frames. At any moment at most one
+/// of them is in the middle of a frame: tungstenite writes when the queue is empty, and the queue is filled when tungstenite has written all.
+pub(in super::super) struct Socket<S, F: 'static> {
+    stream: S,
+    websocket: WebSocketContext,
+    frames: FrameQueue,
+    readiness: Readiness,
+    /// Whether tungstenite may have an answer that is not written.
+    has_answer: bool,
+    /// Nothing is read any more: it came to its end, or what came is no WebSocket's.
+    is_ended: bool,
     dialect: &'static Dialect<F>,
 }
 
@@ -144,37 +93,163 @@ impl<F> Socket<Connection, F> {
     ///
     /// # Cancel safety
     /// Safe: the connection is closed.
-    pub(super) async fn take_over(upgrade: OnUpgrade, dialect: &'static Dialect<F>) -> Option<Self> {
+    pub(in super::super) async fn take_over(
+        upgrade: OnUpgrade,
+        dialect: &'static Dialect<F>,
+    ) -> Option<Self> {
         let Ok(Ok(upgraded)) = tokio::time::timeout(UPGRADE_DEADLINE, upgrade).await else {
             tracing::debug!("the client left before the upgrade");
             return None;
         };
-        let taken = Self::take(upgraded, dialect).await;
+        let taken = Self::take(upgraded, dialect);
         if taken.is_none() {
             tracing::error!("the upgraded connection is not one of the acceptor's");
         }
         taken
     }
 
-    async fn take(upgraded: Upgraded, dialect: &'static Dialect<F>) -> Option<Self> {
+    fn take(upgraded: Upgraded, dialect: &'static Dialect<F>) -> Option<Self> {
         let parts = upgraded.downcast::<TokioIo<ServedConnection>>().ok()?;
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER_BYTES)
-            .write_buffer_size(WRITE_BUFFER_BYTES)
-            .max_message_size(Some(dialect.client_frame_bytes_max))
-            .max_frame_size(Some(dialect.client_frame_bytes_max));
         let stream = parts.io.into_inner().into_connection();
-        let read = parts.read_buf.to_vec();
-        let socket = WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await;
-        Some(Self { socket, dialect })
+        Some(Self::new(stream, parts.read_buf.to_vec(), dialect))
     }
 }
 
 impl<S, F> Socket<S, F> {
-    /// A socket whose handshake has been made.
-    #[cfg(test)]
-    pub(super) const fn new(socket: WebSocketStream<S>, dialect: &'static Dialect<F>) -> Self {
-        Self { socket, dialect }
+    /// A socket whose handshake has been made, and what was read behind it.
+    pub(in super::super) fn new(stream: S, read_ahead: Vec<u8>, dialect: &'static Dialect<F>) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(0)
+            .max_write_buffer_size(ANSWERS_BYTES_MAX)
+            .max_message_size(Some(dialect.client_frame_bytes_max))
+            .max_frame_size(Some(dialect.client_frame_bytes_max));
+        Self {
+            stream,
+            websocket: WebSocketContext::from_partially_read(read_ahead, Role::Server, Some(config)),
+            frames: FrameQueue::default(),
+            readiness: Readiness::new(),
+            has_answer: false,
+            is_ended: false,
+            dialect,
+        }
+    }
+}
+
+/// The stream as tungstenite uses it: what would have to wait is an error (`WouldBlock`), after which a waker is woken.
+struct Polled<'a, S> {
+    stream: &'a mut S,
+    frames: &'a mut FrameQueue,
+    reading: &'a Waker,
+    writing: &'a Waker,
+}
+
+fn or_would_block<T>(polled: Poll<io::Result<T>>) -> io::Result<T> {
+    match polled {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+impl<S: AsyncRead + Unpin> Read for Polled<'_, S> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let mut buffer = ReadBuf::new(bytes);
+        let polled =
+            Pin::new(&mut *self.stream).poll_read(&mut Context::from_waker(self.reading), &mut buffer);
+        or_would_block(polled).map(|()| buffer.filled().len())
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Write for Polled<'_, S> {
+    /// Behind the session's frames, one of which may be in the stream in part.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let context = &mut Context::from_waker(self.writing);
+        or_would_block(self.frames.poll_write(self.stream, context))?;
+        or_would_block(Pin::new(&mut *self.stream).poll_write(context, bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let context = &mut Context::from_waker(self.writing);
+        or_would_block(self.frames.poll_write(self.stream, context))?;
+        or_would_block(Pin::new(&mut *self.stream).poll_flush(context))
+    }
+}
+
+/// What tungstenite answers, as a poll.
+fn poll_of<T>(result: Result<T, SocketError>) -> Poll<Result<T, SocketError>> {
+    match result {
+        Err(SocketError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+        result => Poll::Ready(result),
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin, F> Socket<S, F> {
+    /// What the peer says, pings and its close frame among it, which are answered as this is polled. `None` at the end.
+    fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Message, SocketError>>> {
+        if self.is_ended {
+            return Poll::Ready(None);
+        }
+        if self.has_answer {
+            // The answer is written before anything is read, and reading goes on if it cannot be written.
+            self.readiness.look_again();
+        }
+        let Self {
+            stream,
+            websocket,
+            frames,
+            readiness,
+            ..
+        } = self;
+        let writing = context.waker();
+        let read = ready!(readiness.poll(context, |reading| {
+            poll_of(websocket.read(&mut Polled {
+                stream,
+                frames,
+                reading: reading.waker(),
+                writing,
+            }))
+        }));
+        self.has_answer |= matches!(read, Ok(Message::Ping(_) | Message::Close(_)));
+        self.is_ended = read.is_err();
+        Poll::Ready(match read {
+            Err(SocketError::ConnectionClosed | SocketError::AlreadyClosed) => None,
+            read => Some(read),
+        })
+    }
+
+    /// Writes what tungstenite answers, if there is anything.
+    fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        if self.has_answer {
+            let (websocket, mut polled) = self.writing(context);
+            ready!(poll_of(websocket.flush(&mut polled)))?;
+            self.has_answer = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes a close frame behind everything else. After the first time it only goes on with it.
+    fn poll_say_close(
+        &mut self,
+        frame: &CloseFrame,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), SocketError>> {
+        let (websocket, mut polled) = self.writing(context);
+        poll_of(websocket.close(&mut polled, Some(frame.clone())))
+    }
+
+    fn writing<'a>(&'a mut self, context: &'a Context<'_>) -> (&'a mut WebSocketContext, Polled<'a, S>) {
+        let polled = Polled {
+            stream: &mut self.stream,
+            frames: &mut self.frames,
+            // It does not read.
+            reading: context.waker(),
+            writing: context.waker(),
+        };
+        (&mut self.websocket, polled)
+    }
+
+    async fn next_message(&mut self) -> Option<Result<Message, SocketError>> {
+        poll_fn(|context| self.poll_message(context)).await
     }
 }
 
@@ -183,7 +258,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F> Stream for Socket<S, F> {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Inbound>> {
         loop {
-            return Poll::Ready(match ready!(self.socket.poll_next_unpin(context)) {
+            return Poll::Ready(match ready!(self.poll_message(context)) {
                 Some(Ok(Message::Text(text))) => Some(Inbound::Text(text)),
                 Some(Ok(Message::Binary(bytes))) => Some(Inbound::Binary(bytes)),
                 Some(Ok(Message::Ping(_))) => Some(Inbound::Alive),
@@ -205,38 +280,46 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F> Sink<F> for Socket<S, F> {
     type Error = TransportGone;
 
     fn poll_ready(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), TransportGone>> {
-        self.socket.poll_ready_unpin(context).map_err(|_| TransportGone)
+        ready!(self.poll_answer(context)).map_err(|_| TransportGone)?;
+        let Self { stream, frames, .. } = &mut *self;
+        if frames.bytes() >= FRAMES_BYTES {
+            ready!(frames.poll_write(stream, context)).map_err(|_| TransportGone)?;
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn start_send(mut self: Pin<&mut Self>, frame: F) -> Result<(), TransportGone> {
         let message = (self.dialect.encode)(frame);
-        self.socket.start_send_unpin(message).map_err(|_| TransportGone)
+        self.frames.push(message).map_err(|_| TransportGone)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), TransportGone>> {
-        self.socket.poll_flush_unpin(context).map_err(|_| TransportGone)
+        ready!(self.poll_answer(context)).map_err(|_| TransportGone)?;
+        let Self { stream, frames, .. } = &mut *self;
+        ready!(frames.poll_write(stream, context)).map_err(|_| TransportGone)?;
+        Pin::new(stream).poll_flush(context).map_err(|_| TransportGone)
     }
 
-    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), TransportGone>> {
-        self.socket.poll_close_unpin(context).map_err(|_| TransportGone)
+    fn poll_close(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), TransportGone>> {
+        self.poll_flush(context)
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, F> Socket<S, F> {
     /// Reads until the peer confirms the close, and answers whether it did. A peer that says something else first is read at a pace.
     async fn farewell(&mut self) -> Farewell {
-        let mut said = Some(self.socket.next().await);
+        let mut said = Some(self.next_message().await);
         loop {
             for _ in 0..FRAMES_PER_PACE {
                 match said {
                     Some(Some(Ok(Message::Close(_)))) => return Farewell::Confirmed,
                     Some(Some(Err(_)) | None) => return Farewell::Unknown,
-                    Some(Some(Ok(_))) => said = self.socket.next().now_or_never(),
+                    Some(Some(Ok(_))) => said = self.next_message().now_or_never(),
                     None => break,
                 }
             }
             tokio::time::sleep(LINGER_PACE).await;
-            said = self.socket.next().now_or_never();
+            said = self.next_message().now_or_never();
         }
     }
 }
@@ -259,7 +342,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, F> Transport for Socket<S, F> {
             code: code.number().into(),
             reason: Utf8Bytes::from_static(code.reason()),
         };
-        if self.socket.send(Message::Close(Some(frame))).await.is_err() {
+        let said = poll_fn(|context| self.poll_say_close(&frame, context));
+        if said.await.is_err() {
             return Farewell::Unknown;
         }
         // What the peer still sends is read and thrown away, because a socket that is closed with unread bytes resets the
@@ -268,7 +352,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, F> Transport for Socket<S, F> {
         let mut farewell = Farewell::Unknown;
         let drained = async {
             farewell = self.farewell().await;
-            let stream = self.socket.get_mut();
+            let stream = &mut self.stream;
             stream.shutdown().await?;
             // Not in the future itself, where every session would keep room for it as long as it lives.
             let [little, more] = SCRAP_BYTES;
@@ -304,10 +388,9 @@ mod tests {
     async fn whoever_was_too_much_waits_for_its_close_frame_and_is_not_read_as_fast_as_it_goes_on() {
         const MANY: u32 = 100_000;
         let (near, far) = tokio::io::duplex(4096);
-        let near = WebSocketStream::from_raw_socket(near, Role::Server, None).await;
         // A peer that obeys nothing, and would not answer a close frame.
         let (mut reader, mut writer) = tokio::io::split(far);
-        let mut socket = Socket::new(near, &TEXTS);
+        let mut socket = Socket::new(near, Vec::new(), &TEXTS);
         let began = Instant::now();
         let mut sent = 0;
         let flood = async {
