@@ -11,6 +11,7 @@ pub mod secret_file;
 pub mod tasks;
 pub mod types;
 
+pub mod log_context;
 pub mod protocol;
 
 pub mod auth;

@@ -28,7 +28,9 @@ use super::{
     stream::StreamHandle,
     tls::{Greeted, Greeter},
 };
-use crate::{backoff::Backoff, metrics::Metrics, tasks::Tasks, types::SessionId};
+use crate::{
+    backoff::Backoff, log_context::connection_span, metrics::Metrics, tasks::Tasks, types::SessionId,
+};
 
 /// Connections that the kernel may hold ready. After a restart thousands come back within a second.
 const BACKLOG: u32 = 4096;
@@ -183,8 +185,7 @@ impl Acceptor {
         router: &Router,
     ) {
         let id = ConnectionId(SessionId::random());
-        // Of the highest level, so that whatever is logged has it.
-        let span = tracing::error_span!("connection", connection = %id, %peer);
+        let span = connection_span(id.0, peer);
         // Events are small and must not wait for each other (RFC 896); the kernel may refuse only on a dead socket.
         let _set = stream.set_nodelay(true);
         #[cfg(target_os = "linux")]
@@ -198,7 +199,7 @@ impl Acceptor {
             let opened = draining.run_until_cancelled(Box::pin(open(stream, tls, router, &handshakes)));
             if let Some(Some((carrier, router, handshake))) = opened.await {
                 let connection = Connection::new(carrier, held);
-                serve_requests(connection, id, Peer(peer.ip()), router, handshake, &draining).await;
+                serve_requests(connection, id, Peer(peer), router, handshake, &draining).await;
             }
         };
         self.tasks.spawn("connection", served.instrument(span));

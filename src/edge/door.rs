@@ -8,10 +8,15 @@ use axum::{
 };
 use serde::Deserialize;
 
-use super::{ConnectionId, Edge, Problem, caller::authenticate};
+use super::{
+    ConnectionId, Edge, Problem,
+    address::{self, Peer},
+    caller::authenticate,
+    identified::RequestId,
+};
 use crate::{
     auth::{Identity, find_token},
-    types::SessionId,
+    log_context::LogContext,
 };
 
 /// What the query string may hold beside the token, which is read where all credentials are.
@@ -78,9 +83,26 @@ pub(super) fn cursor_parameter(uri: &Uri) -> Result<Option<String>, Problem> {
     Ok(parameters.cursor)
 }
 
-/// The session's name: its connection's.
-pub(super) fn session_id(extensions: &Extensions) -> SessionId {
-    extensions
-        .get::<ConnectionId>()
-        .map_or_else(SessionId::random, |id| id.0)
+/// What names the session that a request opens: its connection, and the request.
+///
+/// # Errors
+/// `503` if the connection is not one of the acceptor's, which does not happen.
+pub(super) fn log_context(extensions: &Extensions) -> Result<LogContext, Problem> {
+    let found = || {
+        let ConnectionId(connection) = *extensions.get()?;
+        let Peer(peer) = *extensions.get()?;
+        Some(LogContext {
+            connection,
+            peer,
+            request_id: extensions.get::<RequestId>()?.as_str().into(),
+            client: address::client(extensions),
+        })
+    };
+    found().ok_or_else(foreign_connection)
+}
+
+/// What is answered on a connection that cannot hold a session.
+pub(super) fn foreign_connection() -> Problem {
+    tracing::error!("the connection is not one of the acceptor's");
+    Problem::unavailable("The gateway cannot hold a session on this connection; use another one.")
 }

@@ -11,6 +11,7 @@ use std::{
 use axum::{
     Router,
     extract::{Request, State},
+    middleware::from_fn,
     response::Response,
     routing::get,
 };
@@ -21,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     AddressConfig, Addresses, HandshakeLimits, Handshakes, Problem,
     acceptor::{Acceptor, Refusing},
-    ceiling,
-    websocket::{Dialect, Socket, handshake, upgrade},
+    ceiling, door,
+    identified::identified,
+    websocket::{Dialect, Encoded, Socket, handshake, upgrade},
 };
 use crate::{metrics::Metrics, session::echo::echo, tasks::Tasks};
 
@@ -35,7 +37,7 @@ const CONNECTIONS_MAX: usize = 64;
 static ECHO: Dialect<Message> = Dialect {
     name: "echo",
     client_frame_bytes_max: MESSAGE_BYTES_MAX,
-    encode: std::convert::identity,
+    encode: Encoded::Message,
 };
 
 #[derive(Clone, Debug)]
@@ -48,9 +50,10 @@ struct Context {
 async fn open(State(context): State<Context>, mut request: Request) -> Result<Response, Problem> {
     let answer = handshake(request.headers())?;
     let upgrade = upgrade(&mut request)?;
+    let log = door::log_context(request.extensions())?;
     let metrics = context.metrics;
     context.tasks.spawn("session", async move {
-        if let Some(socket) = Socket::take_over(upgrade, &ECHO).await {
+        if let Some(socket) = Socket::take_over(upgrade, &log, &ECHO).await {
             echo(&metrics, socket).await;
         }
     });
@@ -71,7 +74,10 @@ async fn run_against_echo(program: &mut Command) -> ExitStatus {
     };
     let acceptor = Acceptor {
         listener,
-        router: Router::new().route("/", get(open)).with_state(context),
+        router: Router::new()
+            .route("/", get(open))
+            .with_state(context)
+            .layer(from_fn(identified)),
         refusing: Refusing::default(),
         ceiling: ceiling(None, &metrics).0,
         addresses: Addresses::new(&AddressConfig::within(CONNECTIONS_MAX), Arc::clone(&metrics)),

@@ -16,7 +16,6 @@ use axum::{
 };
 use bytes::Bytes;
 use futures::{Sink, Stream};
-use tracing::Instrument as _;
 
 use super::{
     Edge, Problem, address, door,
@@ -47,24 +46,19 @@ pub(super) async fn open(State(edge): State<Edge>, request: Request) -> Result<R
         return Ok((headers(), Body::empty()).into_response());
     }
     let Some((writer, body)) = parts.extensions.get().and_then(StreamHandle::begin) else {
-        tracing::error!("the connection is not one of the acceptor's");
-        return Err(Problem::unavailable(
-            "The gateway cannot stream on this connection; use another one.",
-        ));
+        return Err(door::foreign_connection());
     };
     let opening = Opening {
-        session: door::session_id(&parts.extensions),
+        log: door::log_context(&parts.extensions)?,
         identity,
         cursor: cursor.map(|text| text.parse()),
     };
-    tracing::debug!(user = %opening.identity.user, "the session begins");
-    let (sessions, span) = (edge.sessions, tracing::Span::current());
-    let place = address::place(&parts.extensions);
+    let (sessions, place) = (edge.sessions, address::place(&parts.extensions));
     let session = async move {
         let _place = place;
         sessions.run(opening, EventStream::new(writer)).await;
     };
-    edge.tasks.spawn("session", session.instrument(span));
+    edge.tasks.spawn("session", session);
     Ok((headers(), Body::new(body)).into_response())
 }
 

@@ -9,28 +9,40 @@ use axum::{
 use tracing::Instrument as _;
 use uuid::Uuid;
 
+use crate::log_context::request_span;
+
 /// The header that carries the request id, in requests and in answers.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest request id that is taken over from a proxy.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
+/// The id of a request, for whoever goes on after it.
+#[derive(Clone, Debug)]
+pub(super) struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// As text.
+    pub(super) fn as_str(&self) -> &str {
+        // It was found harmless, or made of letters that are.
+        self.0.to_str().unwrap_or_default()
+    }
+}
+
 /// Puts the request's id on its answer, and a line in the log. The line has the path and not the query, where a token
 /// may be.
-pub(super) async fn identified(request: Request, next: Next) -> Response {
-    let id = request_id(request.headers());
+pub(super) async fn identified(mut request: Request, next: Next) -> Response {
+    let id = RequestId(request_id(request.headers()));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let name = id.to_str().unwrap_or_default();
-    // Of the highest level, so that whatever is logged has it.
-    // Whoever speaks for somebody else is the connection's peer; for whom is found out later.
-    let span = tracing::error_span!("request", request_id = name, client = tracing::field::Empty);
+    let span = request_span(id.as_str());
+    request.extensions_mut().insert(id.clone());
     let answer = async {
         let response = next.run(request).await.into_response();
         tracing::debug!(%method, path, status = response.status().as_u16(), "answered");
         response
     };
     let mut response = answer.instrument(span).await;
-    response.headers_mut().insert(REQUEST_ID, id);
+    response.headers_mut().insert(REQUEST_ID, id.0);
     response
 }
 

@@ -12,11 +12,10 @@ use axum::{
 use serde::Deserialize;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
-use tracing::Instrument as _;
 
 use super::{
     Edge, Problem, address, door,
-    websocket::{Dialect, Socket, handshake, upgrade},
+    websocket::{Dialect, Encoded, Socket, handshake, upgrade},
 };
 use crate::{
     auth::{AuthError, Token},
@@ -83,7 +82,7 @@ pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Resu
     door::check_open(&edge).map_err(IntoResponse::into_response)?;
     let upgrade = upgrade(&mut request).map_err(IntoResponse::into_response)?;
     let opening = Opening {
-        session: door::session_id(request.extensions()),
+        log: door::log_context(request.extensions()).map_err(IntoResponse::into_response)?,
         serializer,
         key,
         device: device.map(Into::into),
@@ -91,13 +90,11 @@ pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Resu
     let (sessions, place) = (edge.sessions, address::place(request.extensions()));
     let session = async move {
         let _place = place;
-        if let Some(socket) = Socket::take_over(upgrade, &PHOENIX).await {
-            tracing::debug!("the session begins");
+        if let Some(socket) = Socket::take_over(upgrade, &opening.log, &PHOENIX).await {
             sessions.run_phoenix(opening, socket).await;
         }
     };
-    edge.tasks
-        .spawn("session", session.instrument(tracing::Span::current()));
+    edge.tasks.spawn("session", session);
     Ok(answer)
 }
 
@@ -146,10 +143,10 @@ fn refuse_key(edge: &Edge, error: AuthError) -> Response {
     }
 }
 
-fn encode(frame: Frame) -> Message {
-    match frame {
+fn encode(frame: Frame) -> Encoded {
+    Encoded::Message(match frame {
         Frame::Text(text) => Message::Text(text.into()),
         Frame::Binary(bytes) => Message::Binary(bytes),
         Frame::Ping(number) => Message::Ping(number.to_be_bytes().to_vec().into()),
-    }
+    })
 }

@@ -6,11 +6,10 @@ use axum::{
     response::Response,
 };
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
-use tracing::Instrument as _;
 
 use super::{
     Edge, Problem, address, door,
-    websocket::{Dialect, Socket, handshake, upgrade},
+    websocket::{Dialect, Encoded, Socket, handshake, upgrade},
 };
 use crate::{
     auth::offers_native_protocol,
@@ -46,35 +45,36 @@ pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Resu
     let cursor = door::cursor_parameter(request.uri())?;
     let upgrade = upgrade(&mut request)?;
     let opening = Opening {
-        session: door::session_id(request.extensions()),
+        log: door::log_context(request.extensions())?,
         identity,
         cursor: cursor.map(|text| text.parse()),
     };
     let (sessions, place) = (edge.sessions, address::place(request.extensions()));
     let session = async move {
         let _place = place;
-        if let Some(socket) = Socket::take_over(upgrade, &NATIVE).await {
-            tracing::debug!(user = %opening.identity.user, "the session begins");
+        if let Some(socket) = Socket::take_over(upgrade, &opening.log, &NATIVE).await {
             sessions.run(opening, socket).await;
         }
     };
-    edge.tasks
-        .spawn("session", session.instrument(tracing::Span::current()));
+    edge.tasks.spawn("session", session);
     Ok(answer)
 }
 
-fn encode(outbound: Outbound) -> Message {
+fn encode(outbound: Outbound) -> Encoded {
     let text: Utf8Bytes = match outbound {
         Outbound::Ready(ready) => ready.encode().into(),
-        Outbound::Replayed(frame) => frame.text(),
-        Outbound::Live(delivery) => delivery.frame.text(),
-        Outbound::Standing(cursor) => EventsFrameBuilder::new().finish(Some(&cursor.to_string())).text(),
+        Outbound::Replayed(frame) => return Encoded::Frame(frame.websocket_frame()),
+        Outbound::Live(delivery) => return Encoded::Frame(delivery.frame.websocket_frame()),
+        Outbound::Standing(cursor) => {
+            let frame = EventsFrameBuilder::new().finish(Some(&cursor.to_string()));
+            return Encoded::Frame(frame.websocket_frame());
+        }
         Outbound::Authenticated { expires_at } => server_frame::encode_auth(expires_at).into(),
         Outbound::Pong { reference } => server_frame::encode_pong(reference.as_deref()).into(),
         Outbound::Error { message } => server_frame::encode_error(&message).into(),
-        Outbound::Heartbeat => return Message::Ping(bytes::Bytes::new()),
+        Outbound::Heartbeat => return Encoded::Message(Message::Ping(bytes::Bytes::new())),
     };
-    Message::Text(text)
+    Encoded::Message(Message::Text(text))
 }
 
 #[cfg(test)]
@@ -93,6 +93,7 @@ mod tests {
     use crate::{
         auth::{AuthConfig, Identity, Secret, Verifier},
         hub::{Hub, Position},
+        log_context::LogContext,
         metrics::Metrics,
         postgres::{Settings, pool},
         protocol::{close::CloseCode, cursor::Epoch, snapshot::Snapshot},
@@ -151,7 +152,12 @@ mod tests {
     async fn a_session_that_opens_after_the_shutdown_looked_for_sessions_closes_itself() {
         let sessions = sessions_of_a_gateway_that_drains().await;
         let opening = Opening {
-            session: SessionId::random(),
+            log: LogContext {
+                connection: SessionId::random(),
+                peer: ([127, 0, 0, 1], 1).into(),
+                request_id: "a-request".into(),
+                client: None,
+            },
             identity: Identity {
                 user: UserId(Uuid::nil()),
                 expires_at: SystemTime::now() + AT_MOST,

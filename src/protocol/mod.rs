@@ -11,4 +11,5 @@ pub mod phoenix;
 pub mod rejoin;
 pub mod server_frame;
 pub mod snapshot;
+mod text_frame;
 pub mod topic;

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use serde::Serialize;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use uuid::Uuid;
@@ -17,6 +18,7 @@ use super::{
     cursor::Cursor,
     event::{Event, Operation},
     snapshot::{Snapshot, Transaction},
+    text_frame::{TextFrame, TextFrameBuilder},
 };
 use crate::types::{SessionId, UserId};
 
@@ -181,7 +183,7 @@ impl About {
 /// A finished `events` frame of one person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventsFrame {
-    text: Utf8Bytes,
+    text: TextFrame,
     pieces: Box<[Piece]>,
     carries_cursor: bool,
 }
@@ -189,7 +191,12 @@ pub struct EventsFrame {
 impl EventsFrame {
     /// The text to be sent. Clones share one allocation.
     pub fn text(&self) -> Utf8Bytes {
-        self.text.clone()
+        self.text.text()
+    }
+
+    /// The WebSocket frame with this text, as a server writes it, of the same allocation.
+    pub fn websocket_frame(&self) -> Bytes {
+        self.text.frame()
     }
 
     /// Bytes on the wire, without the WebSocket header.
@@ -250,7 +257,7 @@ impl EventsFrame {
 /// Collects the events of one person into one frame.
 #[derive(Debug)]
 pub struct EventsFrameBuilder {
-    text: String,
+    text: TextFrameBuilder,
     pieces: Vec<Piece>,
 }
 
@@ -266,7 +273,7 @@ impl EventsFrameBuilder {
     /// A frame without events.
     pub fn new() -> Self {
         Self {
-            text: OPENING.to_owned(),
+            text: TextFrameBuilder::new(OPENING),
             pieces: Vec::new(),
         }
     }
@@ -292,7 +299,7 @@ impl EventsFrameBuilder {
                 let _written = write!(self.text, r#"{{"id":"{}"}}"#, event.message.as_hyphenated());
             }
         }
-        self.text.push('}');
+        self.text.push_str("}");
         self.end_piece(About::of(event), start, row_start);
     }
 
@@ -304,7 +311,7 @@ impl EventsFrameBuilder {
 
     fn begin_piece(&mut self) -> usize {
         if !self.pieces.is_empty() {
-            self.text.push(',');
+            self.text.push_str(",");
         }
         self.text.len()
     }
@@ -325,16 +332,14 @@ impl EventsFrameBuilder {
 
     /// Closes the frame. With a cursor, the client may continue from it; without, the batch goes on in the next frame.
     pub fn finish(mut self, cursor: Option<&str>) -> EventsFrame {
-        self.text.push(']');
+        self.text.push_str("]");
         if let Some(cursor) = cursor {
             // A cursor consists of letters, digits, dots and hyphens, so that it needs no escaping.
             let _written = write!(self.text, r#","cursor":"{cursor}""#);
         }
-        self.text.push('}');
-        // Frames wait in outboxes, where spare capacity would be paid for by every session.
-        self.text.shrink_to_fit();
+        self.text.push_str("}");
         EventsFrame {
-            text: self.text.into(),
+            text: self.text.finish(),
             pieces: self.pieces.into_boxed_slice(),
             carries_cursor: cursor.is_some(),
         }

@@ -74,7 +74,7 @@ pub(super) async fn attach(
     };
     let ready = Ready {
         user: opening.identity.user,
-        session: opening.session,
+        session: opening.session(),
         cursor,
         resumed,
         expires_at: opening.identity.expires_at,

@@ -27,6 +27,7 @@ pub use self::{
 use crate::{
     auth::{Identity, Verifier},
     hub::{Hub, Outbox},
+    log_context::LogContext,
     metrics::{ByReason, Metrics},
     protocol::{
         close::CloseCode,
@@ -73,12 +74,19 @@ pub struct Sessions {
 /// What a connection has proved and brought before its session begins.
 #[derive(Debug)]
 pub struct Opening {
-    /// Names the session in the log and in its first frame.
-    pub session: SessionId,
+    /// Names the session, and what it says in the log.
+    pub log: LogContext,
     /// Who it is.
     pub identity: Identity,
     /// Where the client wants to continue, if it brought a cursor.
     pub cursor: Option<Result<Cursor, CursorError>>,
+}
+
+impl Opening {
+    /// Names the session: by its connection.
+    pub const fn session(&self) -> SessionId {
+        self.log.connection
+    }
 }
 
 /// How a session ended.
@@ -105,6 +113,9 @@ impl Sessions {
     /// # Cancel safety
     /// Safe for the hub: a session that is dropped leaves it. The client then sees the connection break.
     pub async fn run(&self, mut opening: Opening, mut transport: impl Transport<Frame = Outbound>) -> End {
+        opening
+            .log
+            .debug(format_args!("the session of {} begins", opening.identity.user));
         let outbox = Arc::new(Outbox::new(self.outbox_bytes));
         // A cursor may be long, and is of no use once the session has found its place.
         let cursor = opening.cursor.take();
@@ -117,17 +128,17 @@ impl Sessions {
             }
             self.attached(&opening, cursor, &outbox, &mut transport).await
         };
-        self.finish(end, &mut transport).await;
+        self.finish(end, &opening.log, &mut transport).await;
         end
     }
 
     /// Tells the peer of a session that has left the hub how it ended. It takes as long as the peer takes, but not for ever.
-    async fn finish(&self, end: End, transport: &mut impl Transport) -> Farewell {
+    async fn finish(&self, end: End, log: &LogContext, transport: &mut impl Transport) -> Farewell {
         self.metrics
             .sessions_closed
             .get_or_create(&ByReason { reason: end.label() })
             .inc();
-        tracing::debug!(end = end.label(), "the session ended");
+        log.debug(format_args!("the session ended: {}", end.label()));
         tokio::select! {
             farewell = timeout(CLOSE_DEADLINE, transport.finish(end)) => farewell.unwrap_or(Farewell::Unknown),
             () = self.last_words() => Farewell::Unknown,
@@ -162,7 +173,9 @@ impl Sessions {
                 Live::new(&self.metrics, outbox, &mut native, transport, rhythm).await
             }
             Err(error) => {
-                tracing::warn!(%error, "the session could not be attached; the client is asked to come back");
+                opening.log.within(|| {
+                    tracing::warn!(%error, "the session could not be attached; the client is asked to come back");
+                });
                 End::Closed(CloseCode::GoingAway)
             }
         }
@@ -189,7 +202,7 @@ struct Membership<'a> {
 impl<'a> Membership<'a> {
     fn enter(sessions: &'a Sessions, opening: &'a Opening, outbox: &Arc<Outbox>) -> Self {
         let registry = &sessions.hub.registry;
-        if registry.join(opening.identity.user, opening.session, Arc::clone(outbox)) {
+        if registry.join(opening.identity.user, opening.session(), Arc::clone(outbox)) {
             sessions.metrics.users.inc();
         }
         Self { sessions, opening }
@@ -202,7 +215,7 @@ impl Drop for Membership<'_> {
             .sessions
             .hub
             .registry
-            .leave(self.opening.identity.user, self.opening.session)
+            .leave(self.opening.identity.user, self.opening.session())
         {
             self.sessions.metrics.users.dec();
         }

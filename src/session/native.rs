@@ -112,7 +112,9 @@ impl<'a> Native<'a> {
                 Ok(())
             }
             Ok(_) => {
-                tracing::info!("a refresh with the token of another user was refused");
+                self.opening
+                    .log
+                    .within(|| tracing::info!("a refresh with the token of another user was refused"));
                 Err(End::Closed(CloseCode::Forbidden))
             }
             Err(error) => {
@@ -123,7 +125,9 @@ impl<'a> Native<'a> {
                         reason: error.reason(),
                     })
                     .inc();
-                tracing::info!(reason = error.reason(), "a refresh was refused");
+                self.opening
+                    .log
+                    .within(|| tracing::info!(reason = error.reason(), "a refresh was refused"));
                 Err(End::Closed(match error {
                     AuthError::Expired => CloseCode::TokenExpired,
                     // The token may be good: the client comes back and has it judged at the door.

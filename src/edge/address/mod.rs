@@ -10,7 +10,10 @@ mod forwarded;
 mod places;
 mod refusals;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     extract::{Request, State},
@@ -26,7 +29,7 @@ pub(super) use self::{
     refusals::delay_refusals,
 };
 use super::Problem;
-use crate::{metrics::Metrics, quota::Quota};
+use crate::{log_context::name_client, metrics::Metrics, quota::Quota};
 
 /// What is counted when an address has too many connections.
 pub(super) const REASON: &str = "too_many_connections_of_address";
@@ -68,7 +71,11 @@ pub struct Addresses {
 
 /// Who sent a request, on the level of TCP.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Peer(pub(super) IpAddr);
+pub(super) struct Peer(pub(super) SocketAddr);
+
+/// Who sent a request through a trusted proxy.
+#[derive(Clone, Copy, Debug)]
+struct Client(IpAddr);
 
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +120,7 @@ impl Addresses {
     /// Where a request comes from, if it is known.
     fn origin(&self, request: &Request) -> Option<Origin> {
         let Peer(peer) = *request.extensions().get()?;
+        let peer = peer.ip();
         if !self.trusted_proxies.contains(peer) {
             return Some(Origin::Peer(peer));
         }
@@ -135,7 +143,8 @@ pub(super) async fn admit(
     let Some(Origin::BehindProxy(client)) = addresses.origin(&request) else {
         return Ok(next.run(request).await);
     };
-    tracing::Span::current().record("client", tracing::field::display(client));
+    name_client(&tracing::Span::current(), client);
+    request.extensions_mut().insert(Client(client));
     let Ok(place) = addresses.places.take(client) else {
         addresses.metrics.refuse(REASON);
         return Err(Problem::too_many_connections_of_address());
@@ -145,6 +154,11 @@ pub(super) async fn admit(
     let response = next.run(request).await;
     drop(place);
     Ok(response)
+}
+
+/// Who sent a request, if it came through a trusted proxy.
+pub(super) fn client(extensions: &Extensions) -> Option<IpAddr> {
+    extensions.get().map(|Client(client)| *client)
 }
 
 /// The place that a request has taken, for a session that goes on after it.

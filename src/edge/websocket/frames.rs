@@ -1,16 +1,16 @@
 //! Frames that wait to be written to a stream.
 //!
-//! What is told to many is one text that all of their frames share: it goes from there into the socket, and no connection has a copy of it. A
-//! server's frames are not masked (RFC 6455, section 5.1), so that their payload is the text itself.
+//! What is told to many is one allocation that the queues of all of them share: it goes from there into the sockets, and no connection has a
+//! copy of it.
 
 use std::{
     collections::VecDeque,
-    io::{self, Cursor, IoSlice},
+    io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use tokio::io::AsyncWrite;
 use tokio_tungstenite::tungstenite::{
     Error as SocketError, Message,
@@ -20,50 +20,16 @@ use tokio_tungstenite::tungstenite::{
     },
 };
 
-/// The longest header of a frame that is not masked, in bytes: two, and eight for a long payload's length (RFC 6455, section 5.2).
-const HEADER_BYTES_MAX: usize = 10;
+use super::Encoded;
 
-/// Slices that a stream is handed at once, two for each frame. Behind so many another system call does not matter.
+/// Slices that a stream is handed at once. Behind so many another system call does not matter.
 const SLICES_MAX: usize = 64;
 
-/// Memory of an emptied queue is given back if there is room for more than this many frames.
+/// Payloads up to this many bytes are copied behind their header, since a stream takes one slice sooner than two.
+const COPIED_BYTES_MAX: usize = 4 * 1024;
+
+/// Memory of an emptied queue is given back if there is room for more than this many slices.
 const IDLE_CAPACITY: usize = 8;
-
-/// A frame, and how much of it is in the stream.
-#[derive(Debug)]
-struct Waiting {
-    header: [u8; HEADER_BYTES_MAX],
-    header_bytes: u8,
-    payload: Bytes,
-    written: usize,
-}
-
-impl Waiting {
-    fn new(frame: Frame) -> Result<Self, SocketError> {
-        let mut header = Cursor::new([0; HEADER_BYTES_MAX]);
-        frame.header().format(frame.payload().len() as u64, &mut header)?;
-        Ok(Self {
-            header_bytes: u8::try_from(header.position()).unwrap_or(u8::MAX),
-            header: header.into_inner(),
-            payload: frame.into_payload(),
-            written: 0,
-        })
-    }
-
-    /// What is not yet written of the header and of the payload.
-    fn rest(&self) -> [&[u8]; 2] {
-        let header = &self.header[..usize::from(self.header_bytes)];
-        let payload_written = self.written.saturating_sub(header.len());
-        [
-            header.get(self.written..).unwrap_or_default(),
-            self.payload.get(payload_written..).unwrap_or_default(),
-        ]
-    }
-
-    fn rest_bytes(&self) -> usize {
-        usize::from(self.header_bytes) + self.payload.len() - self.written
-    }
-}
 
 fn frame(message: Message) -> Frame {
     match message {
@@ -76,29 +42,48 @@ fn frame(message: Message) -> Frame {
     }
 }
 
-/// Frames in the order in which they are written. Whoever fills it looks at [`Self::bytes`], which bounds it.
+/// What is written next. Whoever fills it looks at [`Self::bytes`], which bounds it.
 #[derive(Debug, Default)]
 pub(super) struct FrameQueue {
-    /// Apart from the others: mostly there is one, which then costs no memory of its own.
-    first: Option<Waiting>,
-    others: VecDeque<Waiting>,
+    /// Empty if nothing waits. Apart from the others, because mostly there is no other, and then it costs no memory of its own.
+    first: Bytes,
+    others: VecDeque<Bytes>,
     bytes: usize,
 }
 
 impl FrameQueue {
-    /// Appends a message in one frame.
+    /// Appends a frame.
     ///
     /// # Errors
-    /// None but for a frame that is masked, which is no server's.
-    pub(super) fn push(&mut self, message: Message) -> Result<(), SocketError> {
-        let waiting = Waiting::new(frame(message))?;
-        self.bytes += waiting.rest_bytes();
-        if self.first.is_none() {
-            self.first = Some(waiting);
+    /// None: writing a header into memory cannot fail.
+    pub(super) fn push(&mut self, encoded: Encoded) -> Result<(), SocketError> {
+        let frame = match encoded {
+            Encoded::Frame(bytes) => {
+                self.push_bytes(bytes);
+                return Ok(());
+            }
+            Encoded::Message(message) => frame(message),
+        };
+        let mut bytes = Vec::new();
+        if frame.payload().len() <= COPIED_BYTES_MAX {
+            bytes.reserve_exact(frame.len());
+            frame.format(&mut bytes)?;
+            self.push_bytes(bytes.into());
         } else {
-            self.others.push_back(waiting);
+            frame.header().format(frame.payload().len() as u64, &mut bytes)?;
+            self.push_bytes(bytes.into());
+            self.push_bytes(frame.into_payload());
         }
         Ok(())
+    }
+
+    fn push_bytes(&mut self, bytes: Bytes) {
+        self.bytes += bytes.len();
+        if self.first.is_empty() {
+            self.first = bytes;
+        } else {
+            self.others.push_back(bytes);
+        }
     }
 
     /// Bytes that are not in the stream yet.
@@ -118,18 +103,18 @@ impl FrameQueue {
         stream: &mut S,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        while let Some(first) = &self.first {
+        while !self.first.is_empty() {
             let stream = Pin::new(&mut *stream);
             let written = if self.others.is_empty() {
-                let slices = first.rest().map(IoSlice::new);
-                ready!(stream.poll_write_vectored(context, &slices))?
+                ready!(stream.poll_write(context, &self.first))?
             } else {
                 let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-                let rests = std::iter::once(first).chain(&self.others).flat_map(Waiting::rest);
-                for (slice, rest) in slices.iter_mut().zip(rests) {
-                    *slice = IoSlice::new(rest);
+                let waiting = std::iter::once(&self.first).chain(&self.others);
+                for (slice, bytes) in slices.iter_mut().zip(waiting) {
+                    *slice = IoSlice::new(bytes);
                 }
-                ready!(stream.poll_write_vectored(context, &slices))?
+                let filled = SLICES_MAX.min(1 + self.others.len());
+                ready!(stream.poll_write_vectored(context, &slices[..filled]))?
             };
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -141,16 +126,16 @@ impl FrameQueue {
 
     fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
-        while let Some(first) = &mut self.first {
-            let rest = first.rest_bytes();
-            if written < rest {
-                first.written += written;
-                return;
-            }
-            written -= rest;
-            self.first = self.others.pop_front();
+        while written >= self.first.len() {
+            written -= self.first.len();
+            let Some(next) = self.others.pop_front() else {
+                self.first = Bytes::new();
+                break;
+            };
+            self.first = next;
         }
-        if self.others.capacity() > IDLE_CAPACITY {
+        self.first.advance(written);
+        if self.others.is_empty() && self.others.capacity() > IDLE_CAPACITY {
             self.others = VecDeque::new();
         }
     }
@@ -223,19 +208,19 @@ mod tests {
     proptest! {
         #[test]
         fn a_stream_gets_what_tungstenite_would_write_however_little_it_takes(
-            payloads in proptest::collection::vec(
-                prop_oneof![8 => "[a-zü]{0,40}", 1 => "a{120,135}", 1 => "b{65530,65540}"], 0..60),
+            lengths in proptest::collection::vec(
+                prop_oneof![8 => 0usize..40, 2 => 120usize..135, 1 => 4090usize..4100, 1 => 65_530usize..65_540], 0..60),
             takes in proptest::collection::vec(prop_oneof![3 => 0usize..4, 2 => 0usize..200, 1 => 0usize..70_000], 0..80),
             flushes in proptest::collection::vec(any::<bool>(), 60),
         ) {
-            let messages: Vec<_> = payloads.into_iter().map(Message::text).collect();
+            let messages: Vec<_> = lengths.into_iter().map(|length| Message::text("a".repeat(length))).collect();
             let mut queue = FrameQueue::default();
             let mut stream = Reluctant { takes: takes.into(), ..Reluctant::default() };
             let waker = noop_waker();
             let mut context = Context::from_waker(&waker);
             let mut pushed = 0;
             for (message, flush) in messages.iter().zip(flushes) {
-                queue.push(message.clone()).unwrap();
+                queue.push(Encoded::Message(message.clone())).unwrap();
                 pushed += expected(std::slice::from_ref(message)).len();
                 prop_assert_eq!(queue.bytes(), pushed - stream.taken.len());
                 if flush {
@@ -254,9 +239,11 @@ mod tests {
         let mut queue = FrameQueue::default();
         let payloads = ["", "a", &"b".repeat(126), &"c".repeat(70_000)];
         for payload in payloads {
-            queue.push(Message::text(payload)).unwrap();
+            queue.push(Encoded::Message(Message::text(payload))).unwrap();
         }
-        queue.push(Message::Ping("are you there".into())).unwrap();
+        queue
+            .push(Encoded::Message(Message::Ping("are you there".into())))
+            .unwrap();
         let mut client = WebSocketStream::from_raw_socket(far, Role::Client, None).await;
         let writing = std::future::poll_fn(|context| queue.poll_write(&mut near, context));
         let reading = async {
@@ -278,7 +265,9 @@ mod tests {
         let (mut near, far) = tokio::io::duplex(1);
         drop(far);
         let mut queue = FrameQueue::default();
-        queue.push(Message::text("nobody reads this")).unwrap();
+        queue
+            .push(Encoded::Message(Message::text("nobody reads this")))
+            .unwrap();
         let written = std::future::poll_fn(|context| queue.poll_write(&mut near, context)).await;
         assert!(written.is_err());
         assert_eq!(near.read(&mut [0]).await.unwrap(), 0);

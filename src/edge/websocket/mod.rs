@@ -8,6 +8,7 @@ mod handshake;
 mod readiness;
 mod transport;
 
+use bytes::Bytes;
 use tokio_tungstenite::tungstenite::Message;
 
 pub(super) use self::{
@@ -23,5 +24,14 @@ pub(super) struct Dialect<F> {
     /// The largest frame that a client may send, in bytes.
     pub(super) client_frame_bytes_max: usize,
     /// How a frame is written.
-    pub(super) encode: fn(F) -> Message,
+    pub(super) encode: fn(F) -> Encoded,
+}
+
+/// A frame for a client, as it is written.
+#[derive(Debug)]
+pub(super) enum Encoded {
+    /// A message that is made for this client.
+    Message(Message),
+    /// A whole frame with its header, which others are sent, too.
+    Frame(Bytes),
 }

@@ -26,6 +26,7 @@ use super::{
     readiness::Readiness,
 };
 use crate::{
+    log_context::LogContext,
     protocol::close::CloseCode,
     session::{End, Farewell, Inbound, Transport, TransportGone},
 };
@@ -95,15 +96,16 @@ impl<F> Socket<Connection, F> {
     /// Safe: the connection is closed.
     pub(in super::super) async fn take_over(
         upgrade: OnUpgrade,
+        log: &LogContext,
         dialect: &'static Dialect<F>,
     ) -> Option<Self> {
         let Ok(Ok(upgraded)) = tokio::time::timeout(UPGRADE_DEADLINE, upgrade).await else {
-            tracing::debug!("the client left before the upgrade");
+            log.debug("the client left before the upgrade");
             return None;
         };
         let taken = Self::take(upgraded, dialect);
         if taken.is_none() {
-            tracing::error!("the upgraded connection is not one of the acceptor's");
+            log.within(|| tracing::error!("the upgraded connection is not one of the acceptor's"));
         }
         taken
     }
@@ -289,8 +291,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F> Sink<F> for Socket<S, F> {
     }
 
     fn start_send(mut self: Pin<&mut Self>, frame: F) -> Result<(), TransportGone> {
-        let message = (self.dialect.encode)(frame);
-        self.frames.push(message).map_err(|_| TransportGone)
+        let encoded = (self.dialect.encode)(frame);
+        self.frames.push(encoded).map_err(|_| TransportGone)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), TransportGone>> {
@@ -365,7 +367,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, F> Transport for Socket<S, F> {
                 }
                 tokio::time::sleep(SCRAP_PACE).await;
             }
-            std::io::Result::Ok(())
+            io::Result::Ok(())
         };
         let _lingered = tokio::time::timeout(LINGER, drained).await;
         farewell
@@ -376,12 +378,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, F> Transport for Socket<S, F> {
 mod tests {
     use tokio::time::Instant;
 
-    use super::*;
+    use super::{super::Encoded, *};
 
     static TEXTS: Dialect<()> = Dialect {
         name: "texts",
         client_frame_bytes_max: 1024,
-        encode: |()| Message::text("nothing"),
+        encode: |()| Encoded::Message(Message::text("nothing")),
     };
 
     #[tokio::test(start_paused = true)]

@@ -88,7 +88,7 @@ impl<'a> Phoenix<'a> {
         Self {
             sessions,
             opening,
-            standing: sessions.parking.enter(opening.session, Arc::clone(&outbox)),
+            standing: sessions.parking.enter(opening.session(), Arc::clone(&outbox)),
             outbox,
             channels: BTreeMap::new(),
             by_topic: HashMap::new(),
@@ -112,7 +112,7 @@ impl<'a> Phoenix<'a> {
 
     pub(super) const fn id(&self, number: ChannelNumber) -> ChannelId {
         ChannelId {
-            session: self.opening.session,
+            session: self.opening.session(),
             number,
         }
     }
@@ -128,7 +128,7 @@ impl<'a> Phoenix<'a> {
         for (number, channel) in &mut self.channels {
             if let Some(key) = channel.key.take() {
                 let id = ChannelId {
-                    session: self.opening.session,
+                    session: self.opening.session(),
                     number: *number,
                 };
                 self.sessions.hub.topics.leave(&key, id);
@@ -169,7 +169,7 @@ impl<'a> Phoenix<'a> {
     }
 
     fn leave_user(&self, user: UserId) {
-        if self.sessions.hub.registry.leave(user, self.opening.session) {
+        if self.sessions.hub.registry.leave(user, self.opening.session()) {
             self.sessions.metrics.users.dec();
         }
     }
@@ -181,7 +181,7 @@ impl<'a> Phoenix<'a> {
         }
         let registry = &self.sessions.hub.registry;
         let outbox = Arc::clone(&self.outbox);
-        let Some(is_new) = registry.join_if_room(user, self.opening.session, outbox) else {
+        let Some(is_new) = registry.join_if_room(user, self.opening.session(), outbox) else {
             return false;
         };
         // Either the shutdown finds this session in the hub, or this session finds that it has begun.
@@ -238,7 +238,7 @@ impl<'a> Phoenix<'a> {
         for (user, cursor) in self.acknowledgements.all_acknowledged() {
             self.standing.acknowledged(*user, cursor.clone());
         }
-        let session = self.opening.session;
+        let session = self.opening.session();
         for (number, channel) in &mut self.channels {
             let (Subscription::Live(place), Some(person)) = (&mut channel.subscription, &channel.person)
             else {
@@ -310,7 +310,9 @@ impl Dialogue for Phoenix<'_> {
         match message {
             Ok(message) => self.take(message),
             Err(error) => {
-                tracing::debug!(%error, "a frame was not understood");
+                self.opening
+                    .log
+                    .debug(format_args!("a frame was not understood: {error}"));
                 rhythm.count_mistake()?;
             }
         }

@@ -68,7 +68,7 @@ impl Phoenix<'_> {
 
     /// Has the places of these channels looked for.
     pub(super) fn seek(&mut self, numbers: Vec<ChannelNumber>, position: &Position) -> Vec<Wanted> {
-        let (session, reference) = (self.opening.session, self.reference);
+        let (session, reference) = (self.opening.session(), self.reference);
         let mut wanted = Vec::with_capacity(numbers.len());
         for number in numbers {
             let Some(channel) = self.channels.get_mut(&number) else {
@@ -167,7 +167,9 @@ impl Phoenix<'_> {
 
     fn fail_placing(&mut self, wanted: Wanted, unplaced: Unplaced) {
         let Unplaced { error, parked } = unplaced;
-        tracing::warn!(%error, "a channel could not be attached; its client is asked to join again");
+        self.opening.log.within(|| {
+            tracing::warn!(%error, "a channel could not be attached; its client is asked to join again");
+        });
         let number = wanted.channel.number;
         let topic = self.channels.get(&number).map(|channel| channel.topic.clone());
         self.fail(

@@ -37,6 +37,7 @@ use super::{End, Sessions, Transport, dialogue::EXPIRY_MAX, live::Live, rhythm::
 use crate::{
     auth::{Identity, Token},
     hub::Outbox,
+    log_context::LogContext,
     protocol::phoenix::message::Serializer,
     types::SessionId,
 };
@@ -44,14 +45,21 @@ use crate::{
 /// What a connection has brought before its session begins.
 #[derive(Debug)]
 pub struct Opening {
-    /// Names the session in the log.
-    pub session: SessionId,
+    /// Names the session, and what it says in the log.
+    pub log: LogContext,
     /// How messages are written.
     pub serializer: Serializer,
     /// The key that the connection came with.
     pub key: ApiKey,
     /// What tells this client's device from others of its user, if it said so.
     pub device: Option<Box<str>>,
+}
+
+impl Opening {
+    /// Names the session: by its connection.
+    pub(super) const fn session(&self) -> SessionId {
+        self.log.connection
+    }
 }
 
 /// The key that a connection came with. It may be the application's own, or a person's token.
@@ -116,6 +124,7 @@ impl Sessions {
     /// # Cancel safety
     /// Safe: a session that is dropped leaves the hub and parks its channels where its client surely was.
     pub async fn run_phoenix(&self, opening: Opening, mut transport: impl Transport<Frame = Frame>) -> End {
+        opening.log.debug("the session begins");
         let outbox = Arc::new(Outbox::new(self.outbox_bytes));
         let now = Instant::now();
         // Tokens end channels and not the session.
@@ -127,7 +136,7 @@ impl Sessions {
             dialogue.leave_hub();
             end
         };
-        let farewell = self.finish(end, &mut transport).await;
+        let farewell = self.finish(end, &opening.log, &mut transport).await;
         // The session parks its channels when it is dropped, after what this found out. It is lent and not given away, because
         // a future keeps room for what it is given beside the room where that was before.
         dialogue.note_farewell(farewell).await;

@@ -112,7 +112,9 @@ impl Phoenix<'_> {
                 .auth_failures
                 .get_or_create(&ByReason { reason })
                 .inc();
-            tracing::info!(reason, "a token was refused");
+            self.opening
+                .log
+                .within(|| tracing::info!(reason, "a token was refused"));
         }
         match purpose {
             Purpose::Join(join) => {
