@@ -121,7 +121,7 @@ impl Scene {
         let mut chunks = events.chunks(CHUNK).peekable();
         while let Some(chunk) = chunks.next() {
             let is_last = chunks.peek().is_none();
-            self.fanout.hand_over(&mut outgoing, chunk, began, is_last);
+            self.fanout.hand_over(&mut outgoing, chunk, began, is_last).await;
             if !is_last {
                 tokio::task::yield_now().await;
             }

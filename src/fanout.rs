@@ -1,7 +1,8 @@
 //! Hands the events of a batch to the sessions of the people they concern: encoded once per point of view, and only
 //! for people who are here.
 //!
-//! It never waits: a session whose outbox is full is closed as slow and resumes from its cursor.
+//! It waits for nobody: a session whose outbox is full is closed as slow and resumes from its cursor. It only lets those go on to whom it has handed
+//! something, some at a time.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,7 +12,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    hub::{Delivery, Hub, Position},
+    hub::{Delivery, Hub, Position, outbox::Push},
     metrics::{ByOperation, Metrics},
     protocol::{
         event::{Event, Operation},
@@ -20,6 +21,10 @@ use crate::{
     },
     types::UserId,
 };
+
+/// How many sessions are handed something before they may go on. What they need is still in the processor's caches then; and a worker of tokio
+/// keeps 256 tasks to itself, and puts more of them where all workers look, which costs twice.
+const SESSIONS_AT_ONCE: usize = 100;
 
 /// The fan-out of one gateway.
 #[derive(Debug)]
@@ -37,6 +42,8 @@ pub struct Outgoing {
     position: Arc<Position>,
     cursor: String,
     owed_a_cursor: HashSet<UserId>,
+    /// Sessions that were handed something and may not have gone on yet.
+    woken: usize,
 }
 
 impl Fanout {
@@ -54,12 +61,22 @@ impl Fanout {
             position,
             cursor,
             owed_a_cursor: HashSet::new(),
+            woken: 0,
         }
     }
 
     /// Hands over some events of a published batch, in the order given. With `is_last`, the batch ends here.
     /// `committed` is when the oldest of the events was committed.
-    pub fn hand_over(&self, outgoing: &mut Outgoing, events: &[Event], committed: Instant, is_last: bool) {
+    ///
+    /// # Cancel safety
+    /// Not safe: some may have been handed the events, and others not.
+    pub async fn hand_over(
+        &self,
+        outgoing: &mut Outgoing,
+        events: &[Event],
+        committed: Instant,
+        is_last: bool,
+    ) {
         self.count(events);
         let mut builders: HashMap<UserId, EventsFrameBuilder> = HashMap::new();
         for event in events {
@@ -67,19 +84,19 @@ impl Fanout {
                 let builder = builders.entry(user).or_default();
                 if builder.is_full() {
                     let frame = std::mem::take(builder).finish(None);
-                    self.deliver(outgoing, user, frame, committed);
+                    self.deliver(outgoing, user, frame, committed).await;
                 }
                 builder.push(event, user);
             }
         }
         for (user, builder) in builders {
             let frame = builder.finish(is_last.then_some(&outgoing.cursor));
-            self.deliver(outgoing, user, frame, committed);
+            self.deliver(outgoing, user, frame, committed).await;
         }
         if is_last {
             for user in std::mem::take(&mut outgoing.owed_a_cursor) {
                 let frame = EventsFrameBuilder::new().finish(Some(&outgoing.cursor));
-                self.deliver(outgoing, user, frame, committed);
+                self.deliver(outgoing, user, frame, committed).await;
             }
             self.hub.position.settle(Arc::clone(&outgoing.position));
         }
@@ -97,7 +114,7 @@ impl Fanout {
         }
     }
 
-    fn deliver(&self, outgoing: &mut Outgoing, user: UserId, frame: EventsFrame, committed: Instant) {
+    async fn deliver(&self, outgoing: &mut Outgoing, user: UserId, frame: EventsFrame, committed: Instant) {
         if frame.carries_cursor() {
             outgoing.owed_a_cursor.remove(&user);
         } else {
@@ -110,9 +127,20 @@ impl Fanout {
             committed,
             changes: Changes::default(),
         };
-        let handed = self.hub.registry.deliver(user, &Arc::new(delivery));
-        if handed.overflowed > 0 {
-            self.metrics.outbox_overflows.inc_by(handed.overflowed as u64);
+        let delivery = Arc::new(delivery);
+        let channel = self.hub.registry.channel(user);
+        for outbox in channel.outboxes() {
+            match outbox.push(Arc::clone(&delivery)) {
+                Push::Queued => outgoing.woken += 1,
+                Push::Overflowed => {
+                    self.metrics.outbox_overflows.inc();
+                }
+                Push::Closed | Push::Passed => {}
+            }
+            if outgoing.woken >= SESSIONS_AT_ONCE {
+                outgoing.woken = 0;
+                tokio::task::yield_now().await;
+            }
         }
     }
 }
@@ -196,16 +224,19 @@ mod tests {
         .collect()
     }
 
-    #[test]
-    fn each_point_of_view_is_encoded_once_and_shared_by_its_sessions() {
+    #[tokio::test]
+    async fn each_point_of_view_is_encoded_once_and_shared_by_its_sessions() {
         let scene = scene();
         let mut outgoing = scene.fanout.publish(position());
-        scene.fanout.hand_over(
-            &mut outgoing,
-            &[event(1, 1, 2, "x"), event(2, 1, 3, "y")],
-            Instant::now(),
-            true,
-        );
+        scene
+            .fanout
+            .hand_over(
+                &mut outgoing,
+                &[event(1, 1, 2, "x"), event(2, 1, 3, "y")],
+                Instant::now(),
+                true,
+            )
+            .await;
         let all: Vec<_> = scene.outboxes.iter().map(|outbox| received(outbox)).collect();
         assert!(Arc::ptr_eq(&all[0][0].0, &all[1][0].0));
         assert_eq!(all[0][0].1["events"].as_array().unwrap().len(), 2);
@@ -216,20 +247,21 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_message_to_oneself_is_delivered_once() {
+    #[tokio::test]
+    async fn a_message_to_oneself_is_delivered_once() {
         let scene = scene();
         let mut outgoing = scene.fanout.publish(position());
         scene
             .fanout
-            .hand_over(&mut outgoing, &[event(1, 2, 2, "note")], Instant::now(), true);
+            .hand_over(&mut outgoing, &[event(1, 2, 2, "note")], Instant::now(), true)
+            .await;
         let frames = received(&scene.outboxes[2]);
         assert_eq!(frames.len(), 1);
         assert_eq!(frames[0].1["events"].as_array().unwrap().len(), 1);
     }
 
-    #[test]
-    fn a_split_batch_carries_its_cursor_at_its_end_only_and_everybody_gets_it() {
+    #[tokio::test]
+    async fn a_split_batch_carries_its_cursor_at_its_end_only_and_everybody_gets_it() {
         let scene = scene();
         let long = "x".repeat(40_000);
         let mut outgoing = scene.fanout.publish(position());
@@ -239,10 +271,12 @@ mod tests {
             .collect();
         scene
             .fanout
-            .hand_over(&mut outgoing, &first, Instant::now(), false);
+            .hand_over(&mut outgoing, &first, Instant::now(), false)
+            .await;
         scene
             .fanout
-            .hand_over(&mut outgoing, &[event(5, 1, 3, "end")], Instant::now(), true);
+            .hand_over(&mut outgoing, &[event(5, 1, 3, "end")], Instant::now(), true)
+            .await;
         let frames = received(&scene.outboxes[0]);
         let cursors: Vec<bool> = frames
             .iter()

@@ -431,7 +431,9 @@ impl Feed {
             events += chunk.events.len();
             let is_last = chunk.is_last;
             self.metrics.events_vanished.inc_by(chunk.vanished);
-            progress.hand_over(&self.fanout, &self.hub.history, &snapshot, chunk);
+            progress
+                .hand_over(&self.fanout, &self.hub.history, &snapshot, chunk)
+                .await;
             self.progressing.note_step();
             if is_last {
                 break;
@@ -475,7 +477,10 @@ impl Progress {
     }
 
     /// Hands over a chunk of the batch that ends at `until`, publishing the batch with its first chunk.
-    fn hand_over(&mut self, fanout: &Fanout, history: &History, until: &Arc<Snapshot>, chunk: Chunk) {
+    ///
+    /// # Cancel safety
+    /// Not safe, as [`Fanout::hand_over`] is not.
+    async fn hand_over(&mut self, fanout: &Fanout, history: &History, until: &Arc<Snapshot>, chunk: Chunk) {
         let begun = self.begun.take();
         let nothing_new = begun.is_none() && chunk.last_seq.is_none();
         if nothing_new && *until == self.since {
@@ -500,7 +505,9 @@ impl Progress {
         };
         let now = Instant::now();
         let committed = now.checked_sub(chunk.oldest_age).unwrap_or(now);
-        fanout.hand_over(&mut outgoing, &events, committed, chunk.is_last);
+        fanout
+            .hand_over(&mut outgoing, &events, committed, chunk.is_last)
+            .await;
         if chunk.is_last {
             self.since = Arc::clone(until);
         } else {

@@ -8,10 +8,7 @@ use std::sync::Arc;
 
 use dashmap::{DashMap, Entry};
 
-use super::{
-    delivery::Delivery,
-    outbox::{Outbox, Push},
-};
+use super::outbox::Outbox;
 use crate::{
     protocol::close::CloseCode,
     types::{SessionId, UserId},
@@ -24,13 +21,18 @@ struct Member {
     outbox: Arc<Outbox>,
 }
 
-/// What became of a delivery.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Handed {
-    /// Outboxes that took it.
-    pub queued: usize,
-    /// Outboxes that were full and are closed now.
-    pub overflowed: usize,
+/// The sessions of a user as they were at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Channel(Option<Arc<[Member]>>);
+
+impl Channel {
+    /// The outbox of each.
+    pub fn outboxes(&self) -> impl Iterator<Item = &Outbox> {
+        self.0
+            .iter()
+            .flat_map(|members| members.iter())
+            .map(|member| &*member.outbox)
+    }
 }
 
 /// All open sessions, by user.
@@ -121,17 +123,9 @@ impl Registry {
         self.channels.contains_key(&user)
     }
 
-    /// Hands a delivery to every session of a user.
-    pub fn deliver(&self, user: UserId, delivery: &Arc<Delivery>) -> Handed {
-        let mut handed = Handed::default();
-        for member in self.members(user).iter().flat_map(|members| members.iter()) {
-            match member.outbox.push(Arc::clone(delivery)) {
-                Push::Queued => handed.queued += 1,
-                Push::Overflowed => handed.overflowed += 1,
-                Push::Closed | Push::Passed => {}
-            }
-        }
-        handed
+    /// The sessions of a user.
+    pub fn channel(&self, user: UserId) -> Channel {
+        Channel(self.channels.get(&user).map(|members| Arc::clone(&members)))
     }
 
     /// How many users have a session.
@@ -157,10 +151,6 @@ impl Registry {
             .flat_map(|channel| collect(channel.value()))
             .collect()
     }
-
-    fn members(&self, user: UserId) -> Option<Arc<[Member]>> {
-        self.channels.get(&user).map(|members| Arc::clone(&members))
-    }
 }
 
 #[cfg(test)]
@@ -170,7 +160,10 @@ mod tests {
     use proptest::prelude::*;
     use uuid::Uuid;
 
-    use super::{super::outbox::tests::delivery, *};
+    use super::{
+        super::outbox::{Push, tests::delivery},
+        *,
+    };
 
     fn user(number: u8) -> UserId {
         UserId(Uuid::from_u128(u128::from(number)))
@@ -182,6 +175,13 @@ mod tests {
 
     fn outbox() -> Arc<Outbox> {
         Arc::new(Outbox::new(1 << 20))
+    }
+
+    /// How many take it.
+    fn deliver(registry: &Registry, user: UserId) -> usize {
+        let channel = registry.channel(user);
+        let taken = channel.outboxes().map(|outbox| outbox.push(delivery(1)));
+        taken.filter(|push| *push == Push::Queued).count()
     }
 
     #[test]
@@ -213,14 +213,8 @@ mod tests {
         registry.join(user(1), session(1), outbox());
         registry.join(user(1), session(2), outbox());
         registry.join(user(2), session(3), outbox());
-        assert_eq!(
-            registry.deliver(user(1), &delivery(1)),
-            Handed {
-                queued: 2,
-                overflowed: 0
-            }
-        );
-        assert_eq!(registry.deliver(user(3), &delivery(1)), Handed::default());
+        assert_eq!(deliver(&registry, user(1)), 2);
+        assert_eq!(deliver(&registry, user(3)), 0);
     }
 
     #[test]
@@ -288,7 +282,7 @@ mod tests {
                     }
                     Step::Deliver(who) => {
                         let expected = model.get(&who).map_or(0, Vec::len);
-                        prop_assert_eq!(registry.deliver(user(who), &delivery(1)).queued, expected);
+                        prop_assert_eq!(deliver(&registry, user(who)), expected);
                     }
                 }
                 prop_assert_eq!(registry.users(), model.len());
